@@ -1,0 +1,25 @@
+//! The data that flows: jobs, recipients, deliveries, messages, outcomes and verdicts.
+//!
+//! No I/O, no clock, no logs. Preconditions live in the types: a [`PhoneNumber`] has been parsed, an [`EmailAddress`] has too.
+
+mod address;
+mod channel;
+mod contact;
+mod delivery;
+mod job;
+mod message;
+mod outcome;
+mod problem;
+mod text;
+mod time;
+
+pub use address::{Address, EmailAddress, Locale, PhoneNumber, PushToken, TimeZone, UserId};
+pub use channel::{Channel, ChannelSet, PerChannel, Priority, Status};
+pub use contact::{Contact, PushTokenEntry};
+pub use delivery::{Delivery, DeliveryId, DeliveryKey, Skipped, SkippedReason};
+pub use job::{Content, Envelope, Job, JobId, Recipient, Severity, TemplateName, Version};
+pub use message::{Body, Email, Message, Notification, Push, PushTarget, Sms};
+pub use outcome::{Code, Outcome, PermanentKind, Verdict};
+pub use problem::{Problem, decode_all};
+pub use text::{cut, mask};
+pub use time::Timestamp;
