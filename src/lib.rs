@@ -3,4 +3,18 @@
 //! Backend services hand it jobs; it fans each out to the people and channels it names, sends, retries with backoff, and can say
 //! afterwards what became of every single delivery. `docs/ARCHITECTURE.md` is the map of this crate.
 
+pub mod accept;
+pub mod admin;
+pub mod channel;
+pub mod cli;
+pub mod config;
+pub mod daemon;
+pub mod event;
+pub mod intake;
+pub mod lane;
+pub mod live;
 pub mod model;
+pub mod retry;
+pub mod socket;
+pub mod store;
+pub mod template;

@@ -3,6 +3,8 @@
 //! [`decode_all`] is the one way documents become types here (jobs, contacts, configuration): serde stops at the first error, so each
 //! offending value is noted, taken out, and the rest is read again.
 
+use std::fmt::Write as _;
+
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use serde_path_to_error::{Path, Segment};
@@ -115,7 +117,10 @@ fn written(root: &str, steps: &[Step]) -> String {
     let mut path = root.to_owned();
     for step in steps {
         match step {
-            Step::Index(index) => path.push_str(&format!("[{index}]")),
+            Step::Index(index) => {
+                // Writing to a string cannot fail.
+                let _ = write!(path, "[{index}]");
+            }
             Step::Key(key) => {
                 if !path.is_empty() {
                     path.push('.');

@@ -1,0 +1,74 @@
+//! Health and metrics.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use axum::{
+    Json,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use metrics::{counter, gauge};
+use serde_json::json;
+
+use super::AdminState;
+use crate::{lane::BreakerState, model::Status, socket::Ending};
+
+/// The process answers.
+pub(super) async fn livez() -> &'static str {
+    "ok\n"
+}
+
+/// Whether to send work here: 200 or 503. Channels that only capture are named, ready or not.
+pub(super) async fn readyz(State(state): State<Arc<AdminState>>) -> Response {
+    let reasons = state.readiness.reasons(&state.store);
+    let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let note = (!state.captures.is_empty()).then_some("the channels under `captures` have only the outbox: they send nothing");
+    (status, Json(json!({ "ready": reasons.is_empty(), "reasons": reasons, "captures": state.captures, "note": note }))).into_response()
+}
+
+/// Prometheus' text format.
+pub(super) async fn metrics(State(state): State<Arc<AdminState>>) -> Response {
+    let counts = state.store.counts();
+    for (channel, lane) in state.lanes.iter() {
+        for status in Status::ALL {
+            let labels = [("channel", channel.as_str()), ("status", status.as_str())];
+            #[expect(clippy::cast_precision_loss, reason = "Prometheus knows only doubles")]
+            gauge!("tarishi_deliveries", &labels).set(counts.get(channel, status) as f64);
+        }
+        let lane = lane.status();
+        gauge!("tarishi_lane_in_memory", "channel" => channel.as_str()).set(small(lane.in_memory));
+        gauge!("tarishi_lane_in_flight", "channel" => channel.as_str()).set(small(lane.in_flight));
+        for provider in lane.providers {
+            let open = f64::from(u8::from(provider.breaker != BreakerState::Closed));
+            gauge!("tarishi_breaker_open", "channel" => channel.as_str(), "provider" => provider.name).set(open);
+        }
+    }
+    count_sockets(&state);
+    gauge!("tarishi_sockets").set(small(state.hub.connections()));
+    gauge!("tarishi_ready").set(f64::from(u8::from(state.readiness.reasons(&state.store).is_empty())));
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], state.metrics.render()).into_response()
+}
+
+fn count_sockets(state: &AdminState) {
+    let load = |value: &AtomicU64| value.load(Ordering::Relaxed);
+    let sessions = &state.sessions;
+    counter!("tarishi_sockets_opened_total").absolute(load(&sessions.opened));
+    counter!("tarishi_sockets_refused_total").absolute(load(&sessions.refused));
+    counter!("tarishi_sockets_deliveries_unreported_total").absolute(load(&sessions.unreported));
+    for ending in Ending::ALL {
+        counter!("tarishi_sockets_ended_total", "reason" => ending.as_str()).absolute(sessions.ended(ending));
+    }
+    for (listener, counters) in &state.listeners {
+        counter!("tarishi_connections_accepted_total", "listener" => *listener).absolute(load(&counters.accepted));
+        counter!("tarishi_connections_over_limit_total", "listener" => *listener).absolute(load(&counters.over_limit));
+        counter!("tarishi_connections_accept_errors_total", "listener" => *listener).absolute(load(&counters.accept_errors));
+    }
+}
+
+fn small(count: usize) -> f64 {
+    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
+}

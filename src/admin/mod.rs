@@ -1,0 +1,147 @@
+//! The admin listener: queries, contacts, the outbox, the console, metrics and health. Job intake is merged in from [`crate::intake`].
+
+mod api;
+mod console;
+mod contacts;
+mod guard;
+mod health;
+mod outbox;
+mod query;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use axum::{
+    Router,
+    http::{HeaderValue, StatusCode, header},
+    middleware,
+    response::Response,
+    routing::get,
+};
+use metrics_exporter_prometheus::PrometheusHandle;
+use secrecy::SecretString;
+
+pub use self::guard::{Caller, Guard};
+use crate::{
+    channel::outbox::Outbox,
+    intake::{
+        http::{self, HttpIntake},
+        problem_details::ProblemDetails,
+    },
+    lane::Lane,
+    model::{Channel, PerChannel},
+    socket::{Hub, ListenerCounters, SessionCounters},
+    store::{Store, StoreError},
+    template::Templates,
+};
+
+/// What the admin listener shows and does.
+pub struct AdminState {
+    pub store: Store,
+    pub lanes: PerChannel<Arc<Lane>>,
+    pub templates: Arc<Templates>,
+    pub outbox: Arc<Outbox>,
+    pub hub: Hub,
+    pub metrics: PrometheusHandle,
+    pub sessions: Arc<SessionCounters>,
+    /// By the listener's name.
+    pub listeners: [(&'static str, Arc<ListenerCounters>); 2],
+    pub readiness: Arc<Readiness>,
+    pub version: &'static str,
+    pub mode: &'static str,
+    pub started: Instant,
+    /// Channels whose only provider captures.
+    pub captures: Vec<Channel>,
+    /// Present in development only: anybody who reaches this listener may have a token.
+    pub development: Option<DevelopmentTokens>,
+}
+
+/// What tokens for trying the live socket are made with.
+pub struct DevelopmentTokens {
+    pub secret: SecretString,
+    pub kid: Option<String>,
+    /// Where the live socket is.
+    pub url: String,
+}
+
+/// Whether work should be sent here.
+#[derive(Debug, Default)]
+pub struct Readiness {
+    serving: AtomicBool,
+    draining: AtomicBool,
+}
+
+impl Readiness {
+    pub fn serve(&self) {
+        self.serving.store(true, Ordering::Release);
+    }
+
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Why not; empty when ready.
+    pub fn reasons(&self, store: &Store) -> Vec<&'static str> {
+        let mut reasons = Vec::new();
+        if !self.serving.load(Ordering::Acquire) {
+            reasons.push("starting");
+        }
+        if self.draining.load(Ordering::Acquire) {
+            reasons.push("draining");
+        }
+        if !store.is_writable() {
+            reasons.push("the store cannot be written");
+        }
+        reasons
+    }
+}
+
+/// Everything on the admin listener, behind the guard.
+pub fn router(state: Arc<AdminState>, intake: HttpIntake, rules: Guard) -> Router {
+    Router::new()
+        .route("/v1/status", get(api::status))
+        .route("/v1/audit", get(api::audit))
+        .route("/v1/jobs/{id}", get(api::job).delete(api::cancel_job))
+        .route("/v1/deliveries", get(api::deliveries))
+        .route("/v1/templates", get(api::templates))
+        .route("/v1/users/{id}", get(contacts::get).put(contacts::put).patch(contacts::patch).delete(contacts::delete))
+        .route("/v1/outbox", get(outbox::list))
+        .route("/v1/outbox/{id}/html", get(outbox::html))
+        .route("/v1/dev/token", get(api::development_token))
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz))
+        .route("/metrics", get(health::metrics))
+        .merge(console::router())
+        .with_state(state)
+        .merge(http::router(intake))
+        .fallback(async || ProblemDetails::not_found("there is nothing here; hint: the console is at /, the API under /v1/"))
+        .method_not_allowed_fallback(async || {
+            ProblemDetails::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this method is not known here")
+        })
+        .layer(middleware::map_response(with_safe_headers))
+        .layer(middleware::from_fn_with_state(Arc::new(rules), guard::guard))
+}
+
+/// The page may load only what comes from here, and nobody may frame it. A mail in its frame has rules of its own.
+async fn with_safe_headers(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static(
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self' ws: wss:; frame-src 'self'; \
+         frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    ));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+impl From<StoreError> for ProblemDetails {
+    fn from(error: StoreError) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", error.to_string()).with_retry_after(1)
+    }
+}

@@ -1,0 +1,122 @@
+//! `tarishi check`: everything that would keep the daemon from starting, at once, and what it would start with.
+
+use clap::Args;
+use serde_json::json;
+
+use super::{
+    failure::Failure,
+    output::{self, count},
+    settings::{self, GlobalArgs},
+};
+use crate::{
+    config::{self, Config, Sources},
+    daemon::{self, Problems},
+    model::Problem,
+};
+
+const AFTER_HELP: &str = "\
+Examples:
+  tarishi check
+  tarishi check > /dev/null              problems only
+  tarishi check --config /etc/tarishi/tarishi.toml
+  tarishi check --json | jq .config.channel.email.providers
+
+It prints the configuration in effect (defaults, file, environment, in this order) as TOML on stdout, with *** for secrets, and problems on stderr. Every key and its meaning: `tarishi schema config`.
+
+Exit codes: 0 good, 3 problems.";
+
+#[derive(Args, Clone, Debug)]
+#[command(after_help = AFTER_HELP)]
+pub struct CheckArgs {
+    /// Print problems and configuration as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: &CheckArgs, global: &GlobalArgs) -> Result<(), Failure> {
+    let sources = global.sources();
+    let loaded = config::load(&sources);
+    let (problems, templates) = match &loaded {
+        Ok(config) => (Vec::new(), Some(config.clone())),
+        Err(problems) => (problems.clone(), templates_alone(&sources)),
+    };
+    let (template_problems, names) = match templates.as_ref().map(daemon::load_templates) {
+        Some(Ok(templates)) => (Vec::new(), templates.list().count()),
+        Some(Err(Problems(problems))) => (problems, 0),
+        None => (Vec::new(), 0),
+    };
+    if args.json {
+        let config = loaded.as_ref().ok();
+        output::print_json(&json!({
+            "good": problems.is_empty() && template_problems.is_empty(),
+            "configuration_problems": problems,
+            "template_problems": template_problems,
+            "config": config,
+        }))?;
+    } else if let Ok(config) = &loaded {
+        output::print(config.to_toml_masked().trim_end())?;
+    }
+    let found = problems.len() + template_problems.len();
+    if found == 0 {
+        if !args.json {
+            output::note(&format!("good: {}, {}", settings::name(&sources), count(names as u64, "template")));
+        }
+        return Ok(());
+    }
+    Err(failure(&sources, problems, &template_problems, templates.as_ref()))
+}
+
+fn failure(sources: &Sources, problems: Vec<Problem>, in_templates: &[Problem], config: Option<&Config>) -> Failure {
+    let templates_failure = config.filter(|_| !in_templates.is_empty()).map(|config| {
+        let path = &config.templates.path;
+        let located =
+            in_templates.iter().map(|problem| Problem { path: path.join(&problem.path).display().to_string(), ..problem.clone() });
+        if path.is_dir() {
+            Failure::configuration(&format!("the templates folder {}", path.display()), located.collect())
+        } else {
+            settings::template_failure(path, in_templates.to_vec())
+        }
+    });
+    match (templates_failure, problems.is_empty()) {
+        (Some(failure), true) => failure,
+        (None, _) => Failure::configuration(&settings::name(sources), problems),
+        (Some(templates_failure), false) => {
+            // Both at once: one run of this command should be enough.
+            templates_failure.print();
+            Failure::configuration(&settings::name(sources), problems)
+        }
+    }
+}
+
+/// The configuration with nothing taken from a broken one but its `[templates]`, so that they too can be checked.
+fn templates_alone(sources: &Sources) -> Option<Config> {
+    let section = "templates";
+    let table: toml::Table = match &sources.file {
+        Some(file) => std::fs::read_to_string(file).ok()?.parse().ok()?,
+        None => toml::Table::new(),
+    };
+    let keys = table.get(section).and_then(toml::Value::as_table).into_iter().flatten();
+    let overrides = keys.map(|(key, value)| (format!("{section}.{key}"), value.clone())).collect();
+    let env = sources.env.iter().filter(|(name, _)| name.starts_with("TARISHI__TEMPLATES")).cloned().collect();
+    config::load(&Sources { file: None, env, overrides, development: false }).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::failure::Exit, *};
+
+    #[test]
+    fn templates_are_found_in_a_broken_configuration() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("tarishi.toml");
+        std::fs::write(&file, "[store]\nulr = 'x'\n[templates]\npath = 'elsewhere'\n").unwrap();
+        let sources = Sources { file: Some(file), ..Sources::default() };
+        assert_eq!(templates_alone(&sources).unwrap().templates.path, std::path::Path::new("elsewhere"));
+    }
+
+    #[test]
+    fn problems_are_configuration() {
+        let problem = || vec![Problem::new("store.url", "empty", "")];
+        assert_eq!(failure(&Sources::default(), problem(), &[], None).exit, Exit::Configuration);
+    }
+}

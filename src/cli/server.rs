@@ -1,0 +1,82 @@
+//! Which daemon the commands speak to, and with which key.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+};
+
+use clap::Args;
+use secrecy::SecretString;
+
+use super::{
+    client::{Client, Patience},
+    failure::Failure,
+    output,
+    settings::GlobalArgs,
+};
+use crate::config;
+
+/// Where the key may be besides `--api-key-file`.
+const API_KEY_VARIABLE: &str = "TARISHI_API_KEY";
+
+/// How to reach the running daemon.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ServerArgs {
+    /// The daemon's admin listener [default: `admin.listen` of the configuration]
+    #[arg(long, value_name = "URL", env = "TARISHI_SERVER", hide_env_values = true)]
+    pub server: Option<String>,
+    /// File with the API key, where the daemon asks for one; or set `TARISHI_API_KEY`
+    #[arg(long, value_name = "FILE")]
+    pub api_key_file: Option<PathBuf>,
+}
+
+impl ServerArgs {
+    pub fn connect(&self, global: &GlobalArgs) -> Result<Client, Failure> {
+        let server = match &self.server {
+            Some(server) => server.clone(),
+            None => configured_server(global),
+        };
+        Client::new(&server, self.api_key()?, Patience::default())
+    }
+
+    pub fn api_key(&self) -> Result<Option<SecretString>, Failure> {
+        let key = match &self.api_key_file {
+            Some(file) => Some(std::fs::read_to_string(file).map_err(|error| Failure::unreadable(file, &error))?),
+            None => std::env::var(API_KEY_VARIABLE).ok(),
+        };
+        Ok(key.map(|key| key.trim().to_owned()).filter(|key| !key.is_empty()).map(SecretString::from))
+    }
+}
+
+/// Where the configuration says the daemon listens. With a broken one the daemon may still run: then where it does by default.
+fn configured_server(global: &GlobalArgs) -> String {
+    if let Ok(config) = global.load_without_secrets() {
+        return format!("http://{}", reachable(config.admin.listen));
+    }
+    let default = config::load(&config::Sources::default()).expect("the defaults are good, which a test holds");
+    let url = format!("http://{}", default.admin.listen);
+    output::note(&format!("note: the configuration has problems (see `tarishi check`); asking {url}"));
+    url
+}
+
+/// An address to connect to for one listened on: all addresses of this machine include its own.
+pub fn reachable(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_for_everyone_is_reached_on_this_machine() {
+        for (listen, expected) in [("0.0.0.0:8001", "127.0.0.1:8001"), ("[::]:8001", "[::1]:8001"), ("10.0.0.7:1", "10.0.0.7:1")] {
+            assert_eq!(reachable(listen.parse().unwrap()).to_string(), expected);
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! `tarishi status`: one look at the running daemon.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use clap::Args;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{
+    failure::Failure,
+    output::{self, Paint},
+    server::ServerArgs,
+    settings::GlobalArgs,
+};
+use crate::model::{Status, Timestamp};
+
+const AFTER_HELP: &str = "\
+Examples:
+  tarishi status
+  watch -n 2 tarishi status
+  tarishi status --json | jq '.lanes[] | {channel, queued}'
+
+Exit codes: 0 the daemon answered, ready or not; 4 it cannot be reached; 5 it refused.";
+
+#[derive(Args, Clone, Debug)]
+#[command(after_help = AFTER_HELP)]
+pub struct StatusArgs {
+    /// Print the daemon's own JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct StatusView {
+    version: String,
+    mode: String,
+    uptime_seconds: f64,
+    ready: bool,
+    reasons: Vec<String>,
+    captures: Vec<String>,
+    sockets: u64,
+    accepted: u64,
+    purged: u64,
+    lanes: Vec<LaneView>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct LaneView {
+    channel: String,
+    queued: u64,
+    in_memory: u64,
+    sending: u64,
+    concurrency: u64,
+    next_due_at: Option<Timestamp>,
+    providers: Vec<ProviderView>,
+    statuses: BTreeMap<String, u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ProviderView {
+    name: String,
+    breaker: String,
+    reason: Option<String>,
+}
+
+pub async fn run(args: &StatusArgs, global: &GlobalArgs) -> Result<(), Failure> {
+    let client = args.server.connect(global)?;
+    if args.json {
+        return output::print_json(&client.get::<Value>(&["v1", "status"]).await?);
+    }
+    let status: StatusView = client.get(&["v1", "status"]).await?;
+    output::print(&told(&status, Timestamp::now(), Paint::stdout()))
+}
+
+fn told(status: &StatusView, now: Timestamp, paint: Paint) -> String {
+    let ready = if status.ready { paint.green("ready") } else { paint.red("not ready") };
+    let uptime = Duration::try_from_secs_f64(status.uptime_seconds).unwrap_or_default();
+    let version = output::safe(&status.version);
+    let mut lines = vec![format!("tarishi {version}, mode {}, up {}: {ready}", output::safe(&status.mode), output::rough(uptime))];
+    lines.extend(status.reasons.iter().map(|reason| format!("  {}", output::safe(reason))));
+    if !status.captures.is_empty() {
+        let captured = output::safe(&status.captures.join(", "));
+        lines.push(format!("{} {captured}: captured by the outbox, nothing reaches anybody", paint.yellow("note:")));
+    }
+    lines.push(format!("{} accepted, {} purged, {} sockets open", status.accepted, status.purged, status.sockets));
+    lines.push(String::new());
+    lines.push(output::table(
+        &["channel", "#queued", "#in memory", "#sending", "#at most", "next due", "providers"],
+        status.lanes.iter().map(|lane| {
+            vec![
+                lane.channel.clone(),
+                lane.queued.to_string(),
+                lane.in_memory.to_string(),
+                lane.sending.to_string(),
+                lane.concurrency.to_string(),
+                lane.next_due_at.map_or_else(|| "-".to_owned(), |due| due_in(due, now)),
+                lane.providers.iter().map(provider).collect::<Vec<_>>().join(", "),
+            ]
+        }),
+    ));
+    lines.push(String::new());
+    let statuses: Vec<&str> = Status::ALL.into_iter().map(Status::as_str).collect();
+    let headings: Vec<String> = std::iter::once("channel".to_owned()).chain(statuses.iter().map(|status| format!("#{status}"))).collect();
+    lines.push(output::table(
+        &headings.iter().map(String::as_str).collect::<Vec<_>>(),
+        status.lanes.iter().map(|lane| {
+            let numbers = statuses.iter().map(|status| lane.statuses.get(*status).copied().unwrap_or(0).to_string());
+            std::iter::once(lane.channel.clone()).chain(numbers).collect()
+        }),
+    ));
+    lines.join("\n")
+}
+
+fn due_in(due: Timestamp, now: Timestamp) -> String {
+    if due <= now { "now".to_owned() } else { format!("in {}", output::rough(due.since(now))) }
+}
+
+/// `smtp`, or `smtp (open: too many failures)` when its breaker keeps it away.
+fn provider(view: &ProviderView) -> String {
+    match (view.breaker.as_str(), &view.reason) {
+        ("" | "closed", _) => view.name.clone(),
+        (breaker, None) => format!("{} (breaker {breaker})", view.name),
+        (breaker, Some(reason)) => format!("{} (breaker {breaker}: {reason})", view.name),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn reads_at_a_glance() {
+        let status = serde_json::from_value(json!({
+            "version": "0.1.0", "mode": "run", "uptime_seconds": 7384, "ready": false, "reasons": ["the store cannot be written"],
+            "captures": ["email"], "sockets": 1, "accepted": 120, "purged": 0, "later": true,
+            "lanes": [{
+                "channel": "email", "queued": 12, "in_memory": 3, "sending": 1, "concurrency": 256, "ended_total": 107,
+                "next_due_at": "2026-01-15T10:31:30Z", "providers": [{ "name": "outbox", "breaker": "open", "reason": "6 of 10 failed" }],
+                "statuses": { "queued": 12, "sending": 1, "sent": 107 }
+            }, { "channel": "sms", "next_due_at": null, "providers": [{ "name": "outbox", "breaker": "closed", "reason": null }] }]
+        }));
+        let told = told(&status.unwrap(), "2026-01-15T10:30:00Z".parse().unwrap(), Paint::OFF);
+        assert_eq!(
+            told,
+            "\
+tarishi 0.1.0, mode run, up 2h 3m: not ready
+  the store cannot be written
+note: email: captured by the outbox, nothing reaches anybody
+120 accepted, 0 purged, 1 sockets open
+
+channel  queued  in memory  sending  at most  next due   providers
+email        12          3        1      256  in 1m 30s  outbox (breaker open: 6 of 10 failed)
+sms           0          0        0        0  -          outbox
+
+channel  queued  sending  sent  delivered  failed  expired  cancelled  suppressed
+email        12        1   107          0       0        0          0           0
+sms           0        0     0          0       0        0          0           0"
+        );
+    }
+}

@@ -1,0 +1,442 @@
+//! Builds and wires everything, serves, and drains. The only module that names all the concrete types; nothing here is worth a unit test.
+
+mod background;
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+use futures_util::{StreamExt as _, stream};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tokio::{net::TcpListener, sync::mpsc};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    accept::Acceptor,
+    admin::{self, AdminState, DevelopmentTokens, Guard, Readiness},
+    channel::outbox::{self, Outbox, OutboxSettings},
+    config::{AdminConfig, Config, PublicConfig},
+    event::{Event, emit},
+    intake::http::HttpIntake,
+    lane::{Carried, Carrier, Lane},
+    live::{self, LiveState},
+    model::{Channel, DeliveryKey, PerChannel, Problem},
+    socket::{
+        self, Gate, Hub, HubLimits, JwtKeySettings, JwtSettings, JwtVerifier, ListenerCounters, ListenerSettings, OriginPolicy,
+        SessionCounters, SessionSettings, Sessions,
+    },
+    store::{Store, StoreSettings},
+    template::{Limits, Templates},
+};
+
+/// Live deliveries written to sockets that wait to be marked so; past it they stay `sent` until seen.
+const DELIVERED_QUEUE: usize = 4096;
+/// Frames that may wait for one socket, beside the limit in bytes.
+const SOCKET_QUEUE_FRAMES: usize = 1024;
+/// Connections the admin listener takes at once.
+const ADMIN_CONNECTIONS: usize = 4096;
+/// The listeners' names, as metrics have them.
+const PUBLIC_AND_ADMIN: [&str; 2] = ["public", "admin"];
+const PING_INTERVAL: Duration = Duration::from_secs(25);
+const PONG_TIMEOUT: Duration = Duration::from_secs(10);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+/// What is left to record outcomes in once calls have been cut off.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// Interrupted attempts resolved at once at start.
+const RESOLVE_CONCURRENCY: usize = 256;
+/// Seconds, the bounds of the attempt histogram's buckets.
+const ATTEMPT_BUCKETS: [f64; 12] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Run,
+    /// With tokens for whoever asks: only ever on loopback.
+    Dev,
+}
+
+impl Mode {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Run => "run",
+            Self::Dev => "dev",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    pub mode: Mode,
+    /// With the commit.
+    pub version: &'static str,
+}
+
+/// Where it listens.
+#[derive(Clone, Copy, Debug)]
+pub struct Ready {
+    pub public: SocketAddr,
+    pub admin: SocketAddr,
+}
+
+/// What cannot be started with, each with its place and a hint.
+#[derive(Debug, thiserror::Error)]
+#[error("{} problem(s) found", .0.len())]
+pub struct Problems(pub Vec<Problem>);
+
+/// Loads the templates as the configuration says.
+///
+/// # Errors
+/// Everything wrong with any template.
+pub fn load_templates(config: &Config) -> Result<Templates, Problems> {
+    let limits =
+        Limits { fuel: config.templates.fuel, output: usize::try_from(config.templates.output_limit.as_u64()).unwrap_or(usize::MAX) };
+    Templates::load(&config.templates.path, &config.templates.link_base_url, limits).map_err(Problems)
+}
+
+/// The store's settings as the configuration says.
+pub fn store_settings(config: &Config) -> StoreSettings {
+    StoreSettings {
+        path: config.store.sqlite_path(),
+        readers: config.store.readers,
+        group_commit_limit: config.store.group_commit_limit,
+        retention: config.store.retention,
+        idempotency_retention: config.intake.idempotency_retention,
+        inbox_retention: config.store.inbox_retention,
+    }
+}
+
+/// Builds, serves and drains. `shutdown` begins the drain; `stop_now` cuts it short. `on_ready` is called once both listeners serve.
+///
+/// # Errors
+/// It could not start, or the store failed beyond repair.
+pub async fn run(
+    config: Config,
+    options: Options,
+    shutdown: CancellationToken,
+    stop_now: CancellationToken,
+    on_ready: impl FnOnce(Ready) + Send,
+) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let templates = Arc::new(load_templates(&config)?);
+    let public = bind(config.public.listen, "public.listen").await?;
+    let admin = bind(config.admin.listen, "admin.listen").await?;
+    let ready = Ready { public: public.local_addr()?, admin: admin.local_addr()? };
+    let settings = store_settings(&config);
+    let store = tokio::task::spawn_blocking(move || Store::open(settings)).await??;
+    let daemon = Daemon::build(config, options, templates, store, ready, started)?;
+    emit(&Event::DaemonStarted {
+        version: options.version,
+        mode: options.mode.as_str(),
+        public: &ready.public.to_string(),
+        admin: &ready.admin.to_string(),
+        store: &daemon.config.store.url,
+    });
+    daemon.warn();
+    daemon.resolve_interrupted().await?;
+    daemon.start(public, admin);
+    daemon.readiness.serve();
+    emit(&Event::DaemonReady);
+    // Nobody listens unless systemd started us.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    on_ready(ready);
+    let failed = tokio::select! {
+        () = shutdown.cancelled() => false,
+        () = daemon.store.writer_ended() => true,
+    };
+    if failed {
+        emit(&Event::StoreFailed { doing: "writing: the writer has ended", error: "see the lines before" });
+        bail!("the store's writer has ended; nothing that was acknowledged is lost");
+    }
+    daemon.drain(stop_now).await;
+    Ok(())
+}
+
+async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let hint = match error.kind() {
+            io::ErrorKind::AddrInUse => "is another tarishi running? stop it, or set another port",
+            io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege; choose a higher one",
+            _ => "it must be an address of this machine",
+        };
+        Problems(vec![Problem::new(key, format!("cannot listen on {address}: {error}"), hint)]).into()
+    })
+}
+
+/// Everything that lives as long as the process.
+struct Daemon {
+    config: Config,
+    options: Options,
+    store: Store,
+    lanes: PerChannel<Arc<Lane>>,
+    acceptor: Acceptor,
+    outbox: Arc<Outbox>,
+    templates: Arc<Templates>,
+    hub: Hub,
+    sessions: Sessions,
+    session_counters: Arc<SessionCounters>,
+    listener_counters: [(&'static str, Arc<ListenerCounters>); 2],
+    verifier: Arc<JwtVerifier>,
+    delivered: std::sync::Mutex<Option<mpsc::Receiver<DeliveryKey>>>,
+    readiness: Arc<Readiness>,
+    metrics: PrometheusHandle,
+    addresses: Ready,
+    started: Instant,
+    tracker: TaskTracker,
+    /// Intake takes nothing more, and background work ends.
+    stop: CancellationToken,
+    /// Sockets are told to come back later.
+    close_sockets: CancellationToken,
+    /// Listeners end.
+    close_listeners: CancellationToken,
+}
+
+impl Daemon {
+    fn build(
+        config: Config,
+        options: Options,
+        templates: Arc<Templates>,
+        store: Store,
+        addresses: Ready,
+        started: Instant,
+    ) -> anyhow::Result<Self> {
+        let (tracker, stop, close_sockets) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
+        let hub = Hub::new(HubLimits {
+            connections: config.public.max_connections,
+            connections_per_user: config.public.max_connections_per_user,
+            send_queue_limit: usize::try_from(config.public.send_queue_limit.as_u64()).unwrap_or(usize::MAX),
+            send_queue_frames: SOCKET_QUEUE_FRAMES,
+        });
+        let (delivered_sender, delivered) = mpsc::channel(DELIVERED_QUEUE);
+        let session_settings = SessionSettings {
+            ping_interval: PING_INTERVAL,
+            pong_timeout: PONG_TIMEOUT,
+            close_timeout: CLOSE_TIMEOUT,
+            drain: config.shutdown.drain / 2,
+        };
+        let session_counters = Arc::new(SessionCounters::default());
+        let sessions = Sessions::new(session_settings, delivered_sender, session_counters.clone(), close_sockets.clone(), tracker.clone());
+        let outbox = Arc::new(build_outbox(&config)?);
+        let lanes = PerChannel::from_fn(|channel| {
+            let carrier = build_carrier(&config, channel, &outbox, &hub);
+            Lane::new(channel, config.channel.get(channel).clone(), config.store.lease, carrier, store.clone(), templates.clone())
+        });
+        let acceptor =
+            Acceptor::new(store.clone(), templates.clone(), lanes.clone(), config.channel.clone(), config.store.lease, stop.clone());
+        Ok(Self {
+            verifier: Arc::new(build_verifier(&config)),
+            metrics: metrics_recorder()?,
+            delivered: std::sync::Mutex::new(Some(delivered)),
+            readiness: Arc::default(),
+            close_listeners: CancellationToken::new(),
+            config,
+            options,
+            store,
+            lanes,
+            acceptor,
+            outbox,
+            templates,
+            hub,
+            sessions,
+            session_counters,
+            listener_counters: PUBLIC_AND_ADMIN.map(|listener| (listener, Arc::default())),
+            addresses,
+            started,
+            tracker,
+            stop,
+            close_sockets,
+        })
+    }
+
+    /// Channels whose only provider captures instead of sending.
+    fn captures(&self) -> Vec<Channel> {
+        let captures = |channel: &Channel| self.config.channel.get(*channel).providers.iter().all(|provider| provider == outbox::NAME);
+        Channel::ALL.into_iter().filter(captures).collect()
+    }
+
+    /// What an operator should know before relying on this process.
+    fn warn(&self) {
+        if self.options.mode == Mode::Run {
+            for channel in self.captures() {
+                emit(&Event::ChannelCaptures { channel });
+            }
+        }
+        if self.config.auth.jwt.keys.is_empty() {
+            emit(&Event::NoTokensAccepted);
+        }
+    }
+
+    /// Attempts that an earlier run left without an outcome, before any new one begins.
+    async fn resolve_interrupted(&self) -> anyhow::Result<()> {
+        let interrupted = self.store.interrupted().await.context("looking for interrupted attempts")?;
+        if interrupted.is_empty() {
+            return Ok(());
+        }
+        emit(&Event::AttemptsInterrupted { count: interrupted.len() });
+        stream::iter(interrupted)
+            .for_each_concurrent(RESOLVE_CONCURRENCY, async |interrupted| {
+                self.lanes[interrupted.delivery.channel].resolve_interrupted(interrupted).await;
+            })
+            .await;
+        Ok(())
+    }
+
+    fn start(&self, public: TcpListener, admin: TcpListener) {
+        for (_, lane) in self.lanes.iter() {
+            self.tracker.spawn(lane.clone().run());
+        }
+        self.acceptor.start();
+        self.tracker.spawn(background::purge(self.store.clone(), self.stop.clone()));
+        self.tracker.spawn(background::keep_house(self.metrics.clone(), self.store.clone(), self.stop.clone()));
+        let delivered = self.delivered.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        if let Some(delivered) = delivered {
+            self.tracker.spawn(background::mark_delivered(self.store.clone(), delivered, self.stop.clone()));
+        }
+        if let Some(interval) = sd_notify::watchdog_enabled() {
+            self.tracker.spawn(background::feed_watchdog(self.store.clone(), interval / 2, self.stop.clone()));
+        }
+        let PublicConfig { header_timeout, body_timeout, max_connections, .. } = self.config.public;
+        let counters = self.listener_counters[0].1.clone();
+        self.serve(public, self.public_router(), ListenerSettings { header_timeout, body_timeout, max_connections, counters });
+        let AdminConfig { header_timeout, body_timeout, .. } = self.config.admin;
+        let counters = self.listener_counters[1].1.clone();
+        let settings = ListenerSettings { header_timeout, body_timeout, max_connections: ADMIN_CONNECTIONS, counters };
+        self.serve(admin, self.admin_router(), settings);
+    }
+
+    fn serve(&self, listener: TcpListener, router: axum::Router, settings: ListenerSettings) {
+        let (shutdown, tracker) = (self.close_listeners.clone(), self.tracker.clone());
+        self.tracker.spawn(socket::serve(listener, router, settings, shutdown, tracker));
+    }
+
+    fn public_router(&self) -> axum::Router {
+        let config = &self.config.public;
+        let origins = OriginPolicy::new(&config.allowed_origins, Some(&config.base_url));
+        let gate = Arc::new(Gate::new(self.verifier.clone(), origins, self.hub.clone(), self.sessions.clone()));
+        live::router(LiveState { gate }).merge(live::push_tokens::router(self.store.clone(), self.verifier.clone()))
+    }
+
+    fn admin_router(&self) -> axum::Router {
+        let development = match (self.options.mode, self.config.auth.jwt.keys.first()) {
+            (Mode::Dev, Some(key)) => Some(DevelopmentTokens {
+                secret: key.secret.clone(),
+                kid: key.kid.clone(),
+                url: format!("ws://{}/ws/notifications/", self.addresses.public),
+            }),
+            _ => None,
+        };
+        let state = Arc::new(AdminState {
+            store: self.store.clone(),
+            lanes: self.lanes.clone(),
+            templates: self.templates.clone(),
+            outbox: self.outbox.clone(),
+            hub: self.hub.clone(),
+            metrics: self.metrics.clone(),
+            sessions: self.session_counters.clone(),
+            listeners: self.listener_counters.clone(),
+            readiness: self.readiness.clone(),
+            version: self.options.version,
+            mode: self.options.mode.as_str(),
+            started: self.started,
+            captures: self.captures(),
+            development,
+        });
+        let intake = HttpIntake::new(self.acceptor.clone(), self.store.clone(), self.config.intake.clone());
+        admin::router(state, intake, Guard::new(&self.config.admin))
+    }
+
+    /// Not ready, nothing taken, what is under way finished, the rest given back.
+    async fn drain(self, stop_now: CancellationToken) {
+        let deadline = self.config.shutdown.drain;
+        emit(&Event::DaemonDraining { deadline_seconds: deadline.as_secs() });
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        self.readiness.drain();
+        self.stop.cancel();
+        self.close_sockets.cancel();
+        for (_, lane) in self.lanes.iter() {
+            lane.stop();
+        }
+        let mut interrupted = 0;
+        tokio::select! {
+            () = self.idle() => {}
+            () = tokio::time::sleep(deadline) => interrupted = self.abort("the drain deadline is over"),
+            () = stop_now.cancelled() => interrupted = self.abort("asked to stop a second time"),
+        }
+        if tokio::time::timeout(LAST_WORDS, self.idle()).await.is_err() {
+            emit(&Event::DaemonStopped { reason: "outcomes could not be recorded; the next start resolves them as unknown" });
+        }
+        let mut given_back = 0;
+        for (_, lane) in self.lanes.iter() {
+            given_back += lane.give_back().await;
+        }
+        self.close_listeners.cancel();
+        self.tracker.close();
+        tokio::select! {
+            () = self.tracker.wait() => {}
+            () = tokio::time::sleep(deadline) => {}
+            () = stop_now.cancelled() => {}
+        }
+        self.store.close().await;
+        emit(&Event::DaemonDrained { interrupted, given_back });
+    }
+
+    /// Resolves when nothing is being accepted any more, then nothing is under way.
+    async fn idle(&self) {
+        self.acceptor.idle().await;
+        for (_, lane) in self.lanes.iter() {
+            lane.idle().await;
+        }
+    }
+
+    fn abort(&self, reason: &str) -> usize {
+        emit(&Event::DaemonStopped { reason });
+        self.lanes.iter().map(|(_, lane)| lane.abort()).sum()
+    }
+}
+
+fn build_outbox(config: &Config) -> anyhow::Result<Outbox> {
+    let settings = OutboxSettings {
+        keep: config.provider.outbox.keep,
+        chaos: config.provider.outbox.chaos,
+        from: config.provider.outbox.from.parse().context("provider.outbox.from")?,
+        sms_from: config.provider.outbox.sms_from.clone(),
+    };
+    let record = config.provider.outbox.record_file.as_deref();
+    Outbox::new(settings, record)
+        .with_context(|| format!("provider.outbox.record_file: cannot append to {}", record.unwrap_or("".as_ref()).display()))
+}
+
+/// The providers of a channel by their names. A new provider is registered here.
+fn build_carrier(config: &Config, channel: Channel, outbox: &Arc<Outbox>, hub: &Hub) -> Carrier {
+    if channel == Channel::Live {
+        return Carrier::Sockets(hub.clone());
+    }
+    let carried = config.channel.get(channel).providers.iter().map(|_| Carried::new(outbox.clone(), config.breaker.clone()));
+    Carrier::Providers(carried.collect())
+}
+
+fn build_verifier(config: &Config) -> JwtVerifier {
+    let jwt = &config.auth.jwt;
+    JwtVerifier::new(&JwtSettings {
+        keys: jwt.keys.iter().map(|key| JwtKeySettings { kid: key.kid.clone(), secret: key.secret.clone() }).collect(),
+        leeway: jwt.leeway,
+        user_claim: jwt.user_claim.clone(),
+        audience: jwt.audience.clone(),
+        issuer: jwt.issuer.clone(),
+    })
+}
+
+/// The process has one recorder, however many daemons a test starts in it.
+fn metrics_recorder() -> anyhow::Result<PrometheusHandle> {
+    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+    if let Some(handle) = HANDLE.get() {
+        return Ok(handle.clone());
+    }
+    let recorder = PrometheusBuilder::new().set_buckets(&ATTEMPT_BUCKETS)?.build_recorder();
+    let handle = HANDLE.get_or_init(|| recorder.handle()).clone();
+    // Another thread may have been first; then its recorder stays.
+    let _ = metrics::set_global_recorder(recorder);
+    Ok(handle)
+}

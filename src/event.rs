@@ -1,0 +1,251 @@
+//! Every log line and every metric the daemon emits, and nothing else.
+//!
+//! [`emit`] writes the line and moves the metric together. Names are noun, then past verb. Fields are ids, codes and masked addresses;
+//! never an address, a name, a token or a body. The job id is the thread from accept to the last attempt.
+
+use metrics::{counter, histogram};
+use tracing::{error, info, warn};
+
+use crate::model::{Channel, Code, Delivery, DeliveryId, JobId, Outcome, Status, Timestamp};
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum Event<'a> {
+    DaemonStarted {
+        version: &'a str,
+        mode: &'a str,
+        public: &'a str,
+        admin: &'a str,
+        store: &'a str,
+    },
+    DaemonReady,
+    DaemonDraining {
+        deadline_seconds: u64,
+    },
+    DaemonDrained {
+        interrupted: usize,
+        given_back: usize,
+    },
+    /// Drain took longer than it may, or was asked for twice.
+    DaemonStopped {
+        reason: &'a str,
+    },
+    HangupIgnored,
+    ChannelCaptures {
+        channel: Channel,
+    },
+    NoTokensAccepted,
+    JobAccepted {
+        job: &'a JobId,
+        template: Option<&'a str>,
+        deliveries: u32,
+        skipped: usize,
+    },
+    JobRepeated {
+        job: &'a JobId,
+    },
+    JobRefused {
+        code: &'static str,
+        problems: usize,
+    },
+    JobCancelled {
+        job: &'a JobId,
+        by: &'a str,
+        cancelled: u64,
+        too_late: u64,
+    },
+    ContactChanged {
+        user: &'a str,
+        by: &'a str,
+        what: &'static str,
+    },
+    DeliverySent {
+        delivery: &'a Delivery,
+        provider: &'static str,
+        attempt: u32,
+        started_at: Timestamp,
+        finished_at: Timestamp,
+    },
+    DeliveryRetried {
+        delivery: &'a Delivery,
+        provider: &'static str,
+        attempt: u32,
+        outcome: &'a Outcome,
+        next_at: Timestamp,
+    },
+    /// Given up: failed, expired or cancelled after an attempt.
+    DeliveryEnded {
+        delivery: &'a Delivery,
+        attempt: u32,
+        status: Status,
+        code: Option<Code>,
+        detail: Option<&'a str>,
+    },
+    DeliveryLost {
+        delivery: &'a Delivery,
+    },
+    DeliveryUnreadable {
+        id: DeliveryId,
+        reason: &'a str,
+    },
+    OutcomeLate {
+        delivery: &'a Delivery,
+        attempt: u32,
+        lifted: bool,
+    },
+    AttemptsInterrupted {
+        count: usize,
+    },
+    BreakerOpened {
+        provider: &'static str,
+        channel: Channel,
+        reason: &'a str,
+    },
+    BreakerClosed {
+        provider: &'static str,
+        channel: Channel,
+    },
+    StoreUnwritable {
+        error: &'a str,
+    },
+    StoreWritable,
+    StoreFailed {
+        doing: &'static str,
+        error: &'a str,
+    },
+    StorePurged {
+        jobs: u64,
+        deliveries: u64,
+        inbox_items: u64,
+    },
+}
+
+/// Writes the line and moves the metric of `event`.
+pub fn emit(event: &Event<'_>) {
+    match event {
+        Event::DaemonStarted { .. }
+        | Event::DaemonReady
+        | Event::DaemonDraining { .. }
+        | Event::DaemonDrained { .. }
+        | Event::DaemonStopped { .. }
+        | Event::HangupIgnored
+        | Event::ChannelCaptures { .. }
+        | Event::NoTokensAccepted => emit_daemon(event),
+        Event::JobAccepted { .. }
+        | Event::JobRepeated { .. }
+        | Event::JobRefused { .. }
+        | Event::JobCancelled { .. }
+        | Event::ContactChanged { .. } => emit_intake(event),
+        Event::StoreUnwritable { .. } | Event::StoreWritable | Event::StoreFailed { .. } | Event::StorePurged { .. } => emit_store(event),
+        _ => emit_delivery(event),
+    }
+}
+
+fn emit_daemon(event: &Event<'_>) {
+    match event {
+        Event::DaemonStarted { version, mode, public, admin, store } => info!(version, mode, public, admin, store, "daemon started"),
+        Event::DaemonReady => info!("daemon ready"),
+        Event::DaemonDraining { deadline_seconds } => info!(deadline_seconds, "daemon draining: finishing what is under way"),
+        Event::DaemonDrained { interrupted, given_back } => info!(interrupted, given_back, "daemon drained"),
+        Event::DaemonStopped { reason } => warn!(reason, "daemon stopped early"),
+        Event::HangupIgnored => info!("SIGHUP ignored: restart to read the configuration and templates again"),
+        Event::ChannelCaptures { channel } => {
+            warn!(%channel, "channel only captures: its provider is the outbox, nothing reaches anybody; set channel.{channel}.providers");
+        }
+        Event::NoTokensAccepted => warn!("no [[auth.jwt.keys]] configured: every socket is refused"),
+        _ => {}
+    }
+}
+
+fn emit_intake(event: &Event<'_>) {
+    match event {
+        Event::JobAccepted { job, template, deliveries, skipped } => {
+            counter!("tarishi_jobs_total", "result" => "accepted").increment(1);
+            counter!("tarishi_deliveries_accepted_total").increment(u64::from(*deliveries));
+            info!(%job, template, deliveries, skipped, "job accepted");
+        }
+        Event::JobRepeated { job } => {
+            counter!("tarishi_jobs_total", "result" => "repeated").increment(1);
+            info!(%job, "job repeated: answered as before");
+        }
+        Event::JobRefused { code, problems } => {
+            counter!("tarishi_jobs_total", "result" => *code).increment(1);
+            info!(code, problems, "job refused");
+        }
+        Event::JobCancelled { job, by, cancelled, too_late } => {
+            counter!("tarishi_jobs_cancelled_total").increment(1);
+            info!(%job, by, cancelled, too_late, "job cancelled");
+        }
+        Event::ContactChanged { user, by, what } => info!(user, by, what, "contact changed"),
+        _ => {}
+    }
+}
+
+fn emit_store(event: &Event<'_>) {
+    match event {
+        Event::StoreUnwritable { error } => {
+            error!(error, "store cannot be written: intake stops until it can; check disk space and permissions");
+        }
+        Event::StoreWritable => info!("store can be written again"),
+        Event::StoreFailed { doing, error } => error!(doing, error, "store failed"),
+        Event::StorePurged { jobs, deliveries, inbox_items } => {
+            counter!("tarishi_deliveries_purged_total").increment(*deliveries);
+            info!(jobs, deliveries, inbox_items, "store purged");
+        }
+        _ => {}
+    }
+}
+
+fn emit_delivery(event: &Event<'_>) {
+    match event {
+        Event::DeliverySent { delivery, provider, attempt, started_at, finished_at } => {
+            let seconds = finished_at.since(*started_at).as_secs_f64();
+            counter!("tarishi_attempts_total", "channel" => delivery.channel.as_str(), "provider" => *provider, "outcome" => "sent", "code" => "")
+                .increment(1);
+            histogram!("tarishi_attempt_seconds", "channel" => delivery.channel.as_str(), "provider" => *provider).record(seconds);
+            let (job, user, to) = parties(delivery);
+            info!(%job, delivery = %delivery.id, channel = %delivery.channel, user, to, provider, attempt, "delivery sent");
+        }
+        Event::DeliveryRetried { delivery, provider, attempt, outcome, next_at } => {
+            count_failed(delivery, provider, outcome);
+            let (job, user, to) = parties(delivery);
+            let code = outcome.code().map_or("", Code::as_str);
+            let detail = outcome.detail().unwrap_or_default();
+            info!(%job, delivery = %delivery.id, channel = %delivery.channel, user, to, provider, attempt, outcome = outcome.as_str(), code, detail, %next_at, "delivery retried");
+        }
+        Event::DeliveryEnded { delivery, attempt, status, code, detail } => {
+            let code = code.map_or("", Code::as_str);
+            counter!("tarishi_deliveries_given_up_total", "channel" => delivery.channel.as_str(), "status" => status.as_str(), "code" => code)
+                .increment(1);
+            let (job, user, to) = parties(delivery);
+            warn!(%job, delivery = %delivery.id, channel = %delivery.channel, user, to, attempt, %status, code, detail, "delivery given up");
+        }
+        Event::DeliveryLost { delivery } => {
+            counter!("tarishi_leases_lost_total", "channel" => delivery.channel.as_str()).increment(1);
+            info!(job = %delivery.job.id, delivery = %delivery.id, channel = %delivery.channel, "delivery left alone: cancelled, collapsed or taken by somebody else");
+        }
+        Event::DeliveryUnreadable { id, reason } => error!(delivery = %id, reason, "delivery does not read back from the store; failed"),
+        Event::OutcomeLate { delivery, attempt, lifted } => {
+            counter!("tarishi_outcomes_late_total", "channel" => delivery.channel.as_str()).increment(1);
+            warn!(job = %delivery.job.id, delivery = %delivery.id, attempt, lifted, "outcome came late; kept on its own attempt");
+        }
+        Event::AttemptsInterrupted { count } => warn!(count, "attempts of an earlier run have no outcome; resolved as unknown"),
+        Event::BreakerOpened { provider, channel, reason } => {
+            counter!("tarishi_breaker_opened_total", "channel" => channel.as_str(), "provider" => *provider).increment(1);
+            warn!(provider, %channel, reason, "breaker opened: the provider is left alone for a while");
+        }
+        Event::BreakerClosed { provider, channel } => info!(provider, %channel, "breaker closed"),
+        _ => {}
+    }
+}
+
+/// An attempt that was not `sent`.
+pub fn count_failed(delivery: &Delivery, provider: &'static str, outcome: &Outcome) {
+    let code = outcome.code().map_or("", Code::as_str);
+    counter!("tarishi_attempts_total", "channel" => delivery.channel.as_str(), "provider" => provider, "outcome" => outcome.as_str(), "code" => code)
+        .increment(1);
+}
+
+fn parties(delivery: &Delivery) -> (&JobId, &str, String) {
+    (&delivery.job.id, delivery.user_id.as_ref().map_or("", |user| user.as_str()), delivery.address.masked())
+}

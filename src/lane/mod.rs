@@ -1,0 +1,436 @@
+//! The lane of one channel: its queue, pace, breakers and worker loop. It renders, sends, has the outcome judged, and records it.
+//!
+//! It knows nothing of what a provider speaks, and decides nothing about retries: [`crate::retry`] does.
+
+mod attempt;
+mod breaker;
+mod queue;
+mod reservation;
+
+use std::{
+    num::NonZeroU32,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock as _};
+use tokio::sync::Notify;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::{attempt::Ready, breaker::Permit, queue::Queue};
+pub use self::{
+    breaker::{Breaker, BreakerState},
+    reservation::Reservation,
+};
+use crate::{
+    channel::Provider,
+    config::{BreakerConfig, ChannelConfig},
+    event::{Event, emit},
+    model::{Channel, Delivery, Priority, Timestamp},
+    socket::Hub,
+    store::{Lease, Store},
+    template::Templates,
+};
+
+/// Deliveries claimed from the store in one go, per priority.
+const CLAIM_LIMIT: usize = 512;
+/// Attempts that begin in one commit.
+const BATCH_LIMIT: usize = 256;
+/// The longest a lane sleeps while something is due later: bounds what a stepped clock can do.
+const SLEEP_LIMIT: Duration = Duration::from_mins(1);
+/// How long to wait before asking a store again that could not be written.
+const STORE_RETRY: Duration = Duration::from_secs(1);
+
+/// Who carries the channel.
+pub enum Carrier {
+    /// In order of preference, each with its breaker.
+    Providers(Vec<Carried>),
+    /// The inbox, then the sockets of this process.
+    Sockets(Hub),
+}
+
+/// A provider and its breaker.
+pub struct Carried {
+    provider: Arc<dyn Provider>,
+    breaker: Mutex<Breaker>,
+}
+
+impl Carried {
+    pub fn new(provider: Arc<dyn Provider>, settings: BreakerConfig) -> Self {
+        Self { provider, breaker: Mutex::new(Breaker::new(settings)) }
+    }
+
+    fn breaker(&self) -> MutexGuard<'_, Breaker> {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The name live deliveries carry as their provider.
+const SOCKETS: &str = "sockets";
+
+/// One channel's lane.
+pub struct Lane {
+    channel: Channel,
+    config: ChannelConfig,
+    lease: Duration,
+    carrier: Carrier,
+    store: Store,
+    templates: Arc<Templates>,
+    pace: Option<DefaultDirectRateLimiter>,
+    state: Mutex<State>,
+    /// By priority, when the earliest unleased delivery in the store is due.
+    next_due: [AtomicI64; Priority::ALL.len()],
+    ended: AtomicU64,
+    wake: Notify,
+    tracker: TaskTracker,
+    /// No new attempts.
+    stop: CancellationToken,
+    /// Calls still open end as unknown.
+    abort: CancellationToken,
+}
+
+struct State {
+    queue: Queue,
+    free_slots: usize,
+    claiming: bool,
+    renewed_at: Timestamp,
+}
+
+/// What a lane is doing, for operators.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct LaneStatus {
+    pub channel: Channel,
+    /// Waiting in this process.
+    pub in_memory: usize,
+    pub in_flight: usize,
+    pub concurrency: usize,
+    /// Deliveries that ended since the start.
+    pub ended_total: u64,
+    /// When the earliest delivery that waits in the store is due.
+    pub next_due_at: Option<Timestamp>,
+    pub providers: Vec<ProviderStatus>,
+}
+
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct ProviderStatus {
+    pub name: &'static str,
+    pub breaker: BreakerState,
+    pub reason: Option<String>,
+}
+
+impl Lane {
+    pub fn new(
+        channel: Channel,
+        config: ChannelConfig,
+        lease: Duration,
+        carrier: Carrier,
+        store: Store,
+        templates: Arc<Templates>,
+    ) -> Arc<Self> {
+        let pace = config.rate.and_then(NonZeroU32::new).map(|rate| RateLimiter::direct(Quota::per_second(rate)));
+        let state =
+            State { queue: Queue::new(config.queue), free_slots: config.concurrency, claiming: false, renewed_at: Timestamp::now() };
+        Arc::new(Self {
+            channel,
+            config,
+            lease,
+            carrier,
+            store,
+            templates,
+            pace,
+            state: Mutex::new(state),
+            // Whatever an earlier run left is due for all we know.
+            next_due: Default::default(),
+            ended: AtomicU64::new(0),
+            wake: Notify::new(),
+            tracker: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            abort: CancellationToken::new(),
+        })
+    }
+
+    /// Takes deliveries to their attempts until the lane is stopped.
+    pub async fn run(self: Arc<Self>) {
+        while !self.stop.is_cancelled() {
+            let now = Timestamp::now();
+            self.refill(now);
+            self.renew(now);
+            let (batch, wait) = self.take(now);
+            if !batch.is_empty() {
+                self.clone().begin(batch);
+                continue;
+            }
+            tokio::select! {
+                () = self.wake.notified() => {}
+                () = tokio::time::sleep(wait) => {}
+                () = self.stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// A delivery of this priority waits in the store, due then.
+    pub fn wake_at(&self, priority: Priority, due: Timestamp) {
+        let before = self.next_due[priority as usize].fetch_min(due.as_millis(), Ordering::AcqRel);
+        if due.as_millis() < before {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Stops taking deliveries. Attempts under way go on.
+    pub fn stop(&self) {
+        self.stop.cancel();
+        self.tracker.close();
+    }
+
+    /// Resolves when no attempt is under way and every outcome is recorded. Only after [`Self::stop`].
+    pub async fn idle(&self) {
+        self.tracker.wait().await;
+    }
+
+    /// Ends calls still open: their outcomes are unknown. Says how many there were.
+    pub fn abort(&self) -> usize {
+        self.abort.cancel();
+        self.tracker.len()
+    }
+
+    /// Forgets what waits in memory and gives its leases back.
+    pub async fn give_back(&self) -> usize {
+        self.state().queue.clear();
+        match self.store.give_back(self.channel, self.store.owner()).await {
+            Ok(given_back) => given_back,
+            Err(error) => {
+                emit(&Event::StoreFailed { doing: "giving leases back; the next start voids them", error: &error.to_string() });
+                0
+            }
+        }
+    }
+
+    pub fn status(&self) -> LaneStatus {
+        let now = Timestamp::now();
+        let state = self.state();
+        let (in_memory, in_flight) = (state.queue.len(), self.config.concurrency - state.free_slots);
+        drop(state);
+        let due = self.next_due.iter().map(|due| due.load(Ordering::Relaxed)).min().unwrap_or(i64::MAX);
+        let providers = match &self.carrier {
+            Carrier::Sockets(_) => vec![ProviderStatus { name: SOCKETS, breaker: BreakerState::Closed, reason: None }],
+            Carrier::Providers(carried) => carried.iter().map(|carried| provider_status(carried, now)).collect(),
+        };
+        LaneStatus {
+            channel: self.channel,
+            in_memory,
+            in_flight,
+            concurrency: self.config.concurrency,
+            ended_total: self.ended.load(Ordering::Relaxed),
+            next_due_at: (due > 0 && due < i64::MAX).then_some(Timestamp::from_millis(due)),
+            providers,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lease(&self, now: Timestamp) -> Lease {
+        // Outlives the longest call, so that nobody takes a delivery whose attempt is under way.
+        self.store.lease_until(now.saturating_add(self.lease.max(self.config.call_timeout * 2)))
+    }
+
+    fn is_due(&self, priority: Priority, now: Timestamp) -> bool {
+        self.next_due[priority as usize].load(Ordering::Acquire) <= now.as_millis()
+    }
+
+    /// Claims due deliveries of the priorities that run low in memory.
+    fn refill(self: &Arc<Self>, now: Timestamp) {
+        let mut state = self.state();
+        if state.claiming || self.stop.is_cancelled() {
+            return;
+        }
+        let mut wanted = [0; Priority::ALL.len()];
+        for priority in Priority::ALL {
+            if self.is_due(priority, now) && self.runs_low(&state, priority) {
+                wanted[priority as usize] = state.queue.reserve(priority, CLAIM_LIMIT);
+            }
+        }
+        if wanted.iter().all(|wanted| *wanted == 0) {
+            return;
+        }
+        state.claiming = true;
+        drop(state);
+        for priority in Priority::ALL {
+            if wanted[priority as usize] > 0 {
+                // Whoever becomes due from here on says so again.
+                self.next_due[priority as usize].store(i64::MAX, Ordering::Release);
+            }
+        }
+        let lane = self.clone();
+        self.tracker.spawn(async move { lane.claim(wanted).await });
+    }
+
+    fn runs_low(&self, state: &State, priority: Priority) -> bool {
+        state.queue.room(priority) > self.config.queue / 2
+    }
+
+    async fn claim(&self, wanted: [usize; 3]) {
+        let claimed = self.store.claim(self.channel, wanted, self.lease(Timestamp::now())).await;
+        let mut unused = wanted;
+        let failed = match claimed {
+            Ok(claimed) => {
+                for (id, reason) in &claimed.unreadable {
+                    emit(&Event::DeliveryUnreadable { id: *id, reason });
+                }
+                let mut state = self.state();
+                for delivery in claimed.deliveries {
+                    unused[delivery.priority as usize] -= 1;
+                    state.queue.push_reserved(delivery);
+                }
+                drop(state);
+                for priority in Priority::ALL {
+                    if wanted[priority as usize] > 0 {
+                        self.wake_at(priority, claimed.next_due[priority as usize]);
+                    }
+                }
+                false
+            }
+            Err(error) => {
+                emit(&Event::StoreFailed { doing: "claiming due deliveries; trying again", error: &error.to_string() });
+                true
+            }
+        };
+        if failed {
+            tokio::select! {
+                () = tokio::time::sleep(STORE_RETRY) => {}
+                () = self.stop.cancelled() => {}
+            }
+            for priority in Priority::ALL {
+                self.wake_at(priority, Timestamp::now());
+            }
+        }
+        let mut state = self.state();
+        for priority in Priority::ALL {
+            state.queue.release(priority, unused[priority as usize]);
+        }
+        state.claiming = false;
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// Prolongs the leases of what waits in memory, in bulk, before half of their time is over.
+    fn renew(self: &Arc<Self>, now: Timestamp) {
+        let mut state = self.state();
+        if state.queue.is_empty() {
+            state.renewed_at = now;
+            return;
+        }
+        if now.since(state.renewed_at) < self.lease / 2 {
+            return;
+        }
+        state.renewed_at = now;
+        drop(state);
+        let lane = self.clone();
+        self.tracker.spawn(async move {
+            if let Err(error) = lane.store.renew_leases(lane.channel, lane.lease(now)).await {
+                emit(&Event::StoreFailed { doing: "renewing leases", error: &error.to_string() });
+            }
+        });
+    }
+
+    /// The deliveries whose attempts may begin now, each with its slot; else how long to sleep unless woken.
+    fn take(self: &Arc<Self>, now: Timestamp) -> (Vec<Ready>, Duration) {
+        let mut batch = Vec::new();
+        let mut wait = self.until_due(now);
+        let mut state = self.state();
+        if !state.queue.is_empty() {
+            wait = wait.min(self.lease / 2);
+        }
+        while batch.len() < BATCH_LIMIT && state.free_slots > 0 && !state.queue.is_empty() {
+            let (provider, is_probe) = match self.permitted(now) {
+                Ok(permitted) => permitted,
+                Err(until) => {
+                    wait = wait.min(until.since(now).max(Duration::from_millis(1)));
+                    break;
+                }
+            };
+            if let Some(pace) = &self.pace
+                && let Err(not_until) = pace.check()
+            {
+                self.forgo(provider, is_probe, now);
+                wait = wait.min(not_until.wait_time_from(governor::clock::DefaultClock::default().now()));
+                break;
+            }
+            let Some(delivery) = state.queue.pop() else {
+                self.forgo(provider, is_probe, now);
+                break;
+            };
+            state.free_slots -= 1;
+            batch.push(Ready { delivery, provider, is_probe, slot: Slot(self.clone()) });
+        }
+        (batch, wait)
+    }
+
+    fn until_due(&self, now: Timestamp) -> Duration {
+        let state = self.state();
+        let due = Priority::ALL
+            .into_iter()
+            .filter(|priority| !state.claiming && self.runs_low(&state, *priority))
+            .map(|priority| self.next_due[priority as usize].load(Ordering::Acquire))
+            .min();
+        Timestamp::from_millis(due.unwrap_or(i64::MAX)).since(now).min(SLEEP_LIMIT)
+    }
+
+    /// The first provider whose breaker lets a call through, or when to ask again.
+    fn permitted(&self, now: Timestamp) -> Result<(usize, bool), Timestamp> {
+        let Carrier::Providers(carried) = &self.carrier else { return Ok((0, false)) };
+        let mut earliest = now.saturating_add(SLEEP_LIMIT);
+        for (index, carried) in carried.iter().enumerate() {
+            match carried.breaker().acquire(now) {
+                Permit::Yes => return Ok((index, false)),
+                Permit::Probe => return Ok((index, true)),
+                Permit::No { until } => earliest = earliest.min(until),
+            }
+        }
+        Err(earliest)
+    }
+
+    fn forgo(&self, provider: usize, is_probe: bool, now: Timestamp) {
+        if let (true, Carrier::Providers(carried)) = (is_probe, &self.carrier) {
+            carried[provider].breaker().forgo_probe(now);
+        }
+    }
+
+    fn provider_name(&self, provider: usize) -> &'static str {
+        match &self.carrier {
+            Carrier::Sockets(_) => SOCKETS,
+            Carrier::Providers(carried) => carried[provider].provider.name(),
+        }
+    }
+
+    /// Puts a delivery into memory whose room was reserved and whose lease is committed.
+    fn push_reserved(&self, delivery: Delivery) {
+        self.state().queue.push_reserved(delivery);
+        self.wake.notify_one();
+    }
+}
+
+fn provider_status(carried: &Carried, now: Timestamp) -> ProviderStatus {
+    let breaker = carried.breaker();
+    let (state, reason) = breaker.state(now);
+    ProviderStatus { name: carried.provider.name(), breaker: state, reason: reason.map(str::to_owned) }
+}
+
+/// One attempt's place among the lane's concurrent ones; free again when dropped.
+struct Slot(Arc<Lane>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.free_slots += 1;
+        let wanted = !state.queue.is_empty();
+        drop(state);
+        if wanted {
+            self.0.wake.notify_one();
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Room that accept takes before its commit, so that what it commits as leased has a place to go.
+
+use std::sync::Arc;
+
+use super::{Carrier, Lane, Slot, attempt::Ready};
+use crate::model::{Delivery, Priority, Timestamp};
+
+/// Places in one lane for one job's deliveries. What is not used is given back when this is dropped.
+pub struct Reservation {
+    lane: Arc<Lane>,
+    priority: Priority,
+    slots: Vec<Slot>,
+    room: usize,
+    provider: usize,
+}
+
+impl Lane {
+    /// Takes up to `wanted` places for deliveries that are due now. Free slots first: for those, the first attempt may be recorded in
+    /// accept's own commit. Nothing when older deliveries still wait in the store: they come first.
+    pub fn reserve(self: &Arc<Self>, priority: Priority, wanted: usize, now: Timestamp) -> Reservation {
+        let mut reservation = Reservation { lane: self.clone(), priority, slots: Vec::new(), room: 0, provider: 0 };
+        if wanted == 0 || self.stop.is_cancelled() || self.is_due(priority, now) {
+            return reservation;
+        }
+        let mut state = self.state();
+        if let Some(provider) = self.direct_provider(now)
+            && state.queue.is_empty()
+            && !state.claiming
+        {
+            let slots = wanted.min(state.free_slots);
+            state.free_slots -= slots;
+            reservation.provider = provider;
+            reservation.slots.extend((0..slots).map(|_| Slot(self.clone())));
+        }
+        reservation.room = state.queue.reserve(priority, wanted - reservation.slots.len());
+        reservation
+    }
+
+    /// The provider a first attempt can go to without asking the dispatcher: the preferred one, healthy, on a lane without a pace.
+    fn direct_provider(&self, now: Timestamp) -> Option<usize> {
+        match &self.carrier {
+            Carrier::Providers(carried) if self.pace.is_none() => (carried.first()?.breaker().peek(now) == super::Permit::Yes).then_some(0),
+            _ => None,
+        }
+    }
+}
+
+impl Reservation {
+    /// Deliveries whose first attempt may be recorded in accept's commit.
+    pub fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Further deliveries that may be committed as leased.
+    pub fn room(&self) -> usize {
+        self.room
+    }
+
+    /// The provider of those first attempts.
+    pub fn provider(&self) -> &'static str {
+        self.lane.provider_name(self.provider)
+    }
+
+    /// Starts an attempt that accept's commit recorded.
+    pub fn start(&mut self, delivery: Delivery, started_at: Timestamp) {
+        if let Some(slot) = self.slots.pop() {
+            let ready = Ready { delivery, provider: self.provider, is_probe: false, slot };
+            self.lane.clone().attempt(ready, started_at);
+        }
+    }
+
+    /// Hands over a delivery that was committed as leased.
+    pub fn enqueue(&mut self, delivery: Delivery) {
+        if self.room > 0 {
+            self.room -= 1;
+            self.lane.push_reserved(delivery);
+        }
+    }
+
+    /// Deliveries were committed without a lease: the lane claims them when due.
+    pub fn wake_at(&self, due: Timestamp) {
+        self.lane.wake_at(self.priority, due);
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if self.room > 0 {
+            self.lane.state().queue.release(self.priority, self.room);
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! The one function from an outcome to a verdict. Pure: `now` and `jitter` are passed in.
+//!
+//! It does not sleep, log or count; the lane does what it says.
+
+use std::time::Duration;
+
+use crate::{
+    config::{OnUnknown, RetryConfig},
+    model::{Code, Outcome, PermanentKind, Status, Timestamp, Verdict},
+};
+
+/// A wait is lengthened by up to this share of its step, so that what failed together does not come back together.
+const JITTER_SHARE: f64 = 0.5;
+/// A provider asking for a longer wait than this is taken at this: `Retry-After` can hold anything.
+const RETRY_AFTER_LIMIT: Duration = Duration::from_hours(24);
+
+/// The attempt that was judged.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempted {
+    /// 1 for the first.
+    pub number: u32,
+    /// No attempt after this moment.
+    pub expires_at: Timestamp,
+}
+
+/// What to do after `outcome`. `jitter` is uniform in `0.0..1.0`.
+///
+/// A wait is never shorter than the listed step (the last repeats) nor than the provider's own wish. Attempts and age are both bounded.
+/// A configuration failure is nobody's fault but ours: it waits without using up the attempts.
+pub fn judge(retry: &RetryConfig, on_unknown: OnUnknown, attempted: Attempted, outcome: &Outcome, now: Timestamp, jitter: f64) -> Verdict {
+    let (retry_after, bounded) = match outcome {
+        Outcome::Sent { .. } => return Verdict::Done,
+        Outcome::Permanent { kind: PermanentKind::Address | PermanentKind::Payload, code, .. } => {
+            return Verdict::Dead { status: Status::Failed, code: *code };
+        }
+        Outcome::Unknown { .. } if on_unknown == OnUnknown::Fail => {
+            return Verdict::Dead { status: Status::Failed, code: Code::UNKNOWN_OUTCOME };
+        }
+        Outcome::Permanent { kind: PermanentKind::Config, .. } => (None, false),
+        Outcome::Transient { retry_after, .. } => (*retry_after, true),
+        Outcome::Unknown { .. } => (None, true),
+    };
+    let dead = |status, code| match outcome {
+        // It may have arrived after all: say so instead of naming the bound that was hit.
+        Outcome::Unknown { .. } => Verdict::Dead { status: Status::Failed, code: Code::UNKNOWN_OUTCOME },
+        _ => Verdict::Dead { status, code },
+    };
+    if bounded && attempted.number >= retry.attempts {
+        return dead(Status::Failed, Code::ATTEMPTS_EXHAUSTED);
+    }
+    let index = usize::try_from(attempted.number.saturating_sub(1)).unwrap_or(usize::MAX).min(retry.steps.len().saturating_sub(1));
+    let step = retry.steps.get(index).copied().unwrap_or_default();
+    let wait = step.mul_f64(1.0 + JITTER_SHARE * jitter.clamp(0.0, 1.0)).max(retry_after.unwrap_or_default().min(RETRY_AFTER_LIMIT));
+    let due = now.saturating_add(wait);
+    if due >= attempted.expires_at { dead(Status::Expired, Code::EXPIRED) } else { Verdict::RetryAt(due) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_000_000);
+
+    fn retry() -> RetryConfig {
+        RetryConfig { steps: [30, 120, 600].map(Duration::from_secs).to_vec(), attempts: 5 }
+    }
+
+    fn transient(retry_after: Option<u64>) -> Outcome {
+        Outcome::Transient { code: Code::RATE_LIMITED, detail: String::new(), retry_after: retry_after.map(Duration::from_secs) }
+    }
+
+    fn unknown() -> Outcome {
+        Outcome::Unknown { code: Code::TIMEOUT, detail: String::new() }
+    }
+
+    fn permanent(kind: PermanentKind) -> Outcome {
+        Outcome::Permanent { kind, code: Code::ADDRESS_REFUSED, detail: String::new() }
+    }
+
+    fn at(seconds: u64) -> Verdict {
+        Verdict::RetryAt(NOW.saturating_add(Duration::from_secs(seconds)))
+    }
+
+    fn dead(status: Status, code: Code) -> Verdict {
+        Verdict::Dead { status, code }
+    }
+
+    #[track_caller]
+    fn check(number: u32, expires_in: u64, on_unknown: OnUnknown, outcome: &Outcome, jitter: f64, expected: Verdict) {
+        let attempted = Attempted { number, expires_at: NOW.saturating_add(Duration::from_secs(expires_in)) };
+        assert_eq!(judge(&retry(), on_unknown, attempted, outcome, NOW, jitter), expected);
+    }
+
+    #[test]
+    fn outcomes_become_verdicts() {
+        use OnUnknown::{Fail, Resend};
+        check(1, 9999, Resend, &Outcome::Sent { provider_id: None }, 0.0, Verdict::Done);
+        check(1, 9999, Resend, &transient(None), 0.0, at(30));
+        check(1, 9999, Resend, &transient(None), 1.0, at(45));
+        check(2, 9999, Resend, &transient(None), 0.0, at(120));
+        check(3, 9999, Resend, &transient(None), 0.0, at(600));
+        check(4, 9999, Resend, &transient(None), 0.0, at(600));
+        check(5, 9999, Resend, &transient(None), 0.0, dead(Status::Failed, Code::ATTEMPTS_EXHAUSTED));
+        check(1, 9999, Resend, &transient(Some(90)), 0.0, at(90));
+        check(1, 9999, Resend, &transient(Some(5)), 0.0, at(30));
+        check(1, 999_999, Resend, &transient(Some(10_000_000)), 0.0, at(86_400));
+        check(1, 30, Resend, &transient(None), 0.0, dead(Status::Expired, Code::EXPIRED));
+        check(1, 9999, Resend, &unknown(), 0.0, at(30));
+        check(1, 9999, Fail, &unknown(), 0.0, dead(Status::Failed, Code::UNKNOWN_OUTCOME));
+        check(5, 9999, Resend, &unknown(), 0.0, dead(Status::Failed, Code::UNKNOWN_OUTCOME));
+        check(1, 10, Resend, &unknown(), 0.0, dead(Status::Failed, Code::UNKNOWN_OUTCOME));
+        check(1, 9999, Resend, &permanent(PermanentKind::Address), 0.0, dead(Status::Failed, Code::ADDRESS_REFUSED));
+        check(1, 9999, Resend, &permanent(PermanentKind::Payload), 0.0, dead(Status::Failed, Code::ADDRESS_REFUSED));
+        check(9, 9999, Resend, &permanent(PermanentKind::Config), 0.0, at(600));
+    }
+
+    proptest! {
+        #[test]
+        fn a_retry_is_never_early_never_late_and_never_endless(
+            number in 1_u32..50,
+            expires_in in 0_u64..100_000,
+            retry_after in proptest::option::of(0_u64..200_000),
+            is_unknown: bool,
+            jitter in 0.0..1.0_f64,
+        ) {
+            let outcome = if is_unknown { unknown() } else { transient(retry_after) };
+            let expires_at = NOW.saturating_add(Duration::from_secs(expires_in));
+            let retry = retry();
+            match judge(&retry, OnUnknown::Resend, Attempted { number, expires_at }, &outcome, NOW, jitter) {
+                Verdict::RetryAt(due) => {
+                    let step = retry.steps[(number as usize - 1).min(retry.steps.len() - 1)];
+                    let floor = if is_unknown { step } else { step.max(Duration::from_secs(retry_after.unwrap_or(0)).min(RETRY_AFTER_LIMIT)) };
+                    prop_assert!(number < retry.attempts);
+                    prop_assert!(due < expires_at);
+                    prop_assert!(due.since(NOW) >= floor);
+                    prop_assert!(due.since(NOW) <= floor.max(step.mul_f64(1.5)));
+                }
+                Verdict::Dead { status, code } => {
+                    prop_assert!(Status::Sending.may_become(status));
+                    prop_assert_eq!(code == Code::UNKNOWN_OUTCOME, is_unknown);
+                }
+                Verdict::Done => prop_assert!(false, "nothing was sent"),
+            }
+        }
+    }
+}

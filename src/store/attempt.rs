@@ -1,0 +1,307 @@
+//! The gate before every attempt, and what came of it.
+
+use std::sync::Arc;
+
+use rusqlite::{OptionalExtension, params};
+
+use super::{
+    Lease, Store, StoreError,
+    writer::{Committing, Tx, Urgency},
+};
+use crate::model::{Channel, Code, DeliveryKey, Status, Timestamp, UserId};
+
+/// An attempt about to be made.
+#[derive(Clone, Debug)]
+pub struct Begin {
+    pub key: DeliveryKey,
+    pub channel: Channel,
+    /// Attempts recorded so far; the one that begins is the next.
+    pub attempts: u32,
+    pub provider: &'static str,
+}
+
+/// What the gate said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// Recorded, at this moment: call the provider.
+    Open { started_at: Timestamp },
+    /// Too late; recorded as expired.
+    Expired,
+    /// Cancelled, collapsed or held by somebody else meanwhile: the provider must not be called.
+    Lost,
+}
+
+/// What one attempt came to and what follows, as the store keeps it.
+#[derive(Clone, Debug)]
+pub struct Record {
+    pub key: DeliveryKey,
+    pub channel: Channel,
+    pub number: u32,
+    pub provider: &'static str,
+    pub started_at: Timestamp,
+    pub finished_at: Timestamp,
+    pub outcome: &'static str,
+    /// Of the outcome.
+    pub code: Option<Code>,
+    /// Of the delivery, from the verdict; differs from the outcome's when attempts ran out.
+    pub status_code: Option<Code>,
+    /// For people, without addresses.
+    pub detail: Option<String>,
+    pub provider_id: Option<String>,
+    pub status: Status,
+    /// Of the next attempt, when `status` is queued.
+    pub due_at: Timestamp,
+}
+
+/// Where a recorded outcome left its delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recorded {
+    /// In this status; cancelled instead of queued when somebody asked meanwhile.
+    Now(Status),
+    /// The attempt was no longer the delivery's current one; kept on its own row. True when a late `sent` lifted the delivery.
+    Late { lifted: bool },
+}
+
+/// A live notification to store.
+#[derive(Clone, Debug)]
+pub struct LiveItem {
+    pub begin: Begin,
+    pub user_id: UserId,
+    /// The notification as it is stored, in JSON.
+    pub notification: Arc<str>,
+    pub collapse_key: Option<String>,
+}
+
+/// A live notification that is now in its user's inbox, and `sent`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LiveStored {
+    pub id: i64,
+    pub seq: i64,
+    pub created_at: Timestamp,
+    pub unread: i64,
+}
+
+impl Store {
+    /// Records that attempts begin: the gate of DESIGN.md section 2. One answer for each, in order.
+    pub async fn begin(&self, attempts: Vec<Begin>, lease: Lease) -> Result<Vec<Gate>, StoreError> {
+        self.writer
+            .write(Urgency::Normal, attempts.len(), move |tx| {
+                let gates = attempts.iter().map(|begin| open_gate(tx, begin, lease)).collect::<rusqlite::Result<Vec<_>>>()?;
+                fail::fail_point!("attempt-before-commit");
+                Ok(gates)
+            })
+            .await
+    }
+
+    /// Hands an outcome to the writer. The slot is free when this returns; the outcome is durable when the answer commits.
+    pub async fn record(&self, record: Record) -> Result<Committing<Recorded>, StoreError> {
+        self.writer.enqueue(Urgency::Normal, 2, move |tx| apply_record(tx, &record)).await
+    }
+
+    /// Stores a live notification: attempt, inbox row and `sent` in one commit. `Err` holds what the gate said instead.
+    pub async fn send_live(&self, item: LiveItem, lease: Lease) -> Result<Result<LiveStored, Gate>, StoreError> {
+        self.writer
+            .write(Urgency::Normal, 4, move |tx| {
+                let started_at = match open_gate(tx, &item.begin, lease)? {
+                    Gate::Open { started_at } => started_at,
+                    refused => return Ok(Err(refused)),
+                };
+                let stored = insert_inbox(tx, &item)?;
+                let record = Record {
+                    key: item.begin.key,
+                    channel: item.begin.channel,
+                    number: item.begin.attempts + 1,
+                    provider: item.begin.provider,
+                    started_at,
+                    finished_at: tx.now,
+                    outcome: "sent",
+                    code: None,
+                    status_code: None,
+                    detail: None,
+                    provider_id: Some(stored.id.to_string()),
+                    status: Status::Sent,
+                    due_at: tx.now,
+                };
+                apply_record(tx, &record)?;
+                fail::fail_point!("live-before-commit");
+                Ok(Ok(stored))
+            })
+            .await
+    }
+
+    /// Marks live deliveries as written to a socket. Those not `sent` (any more) are left alone.
+    pub async fn mark_delivered(&self, keys: Vec<DeliveryKey>) -> Result<(), StoreError> {
+        self.writer
+            .write(Urgency::Normal, keys.len(), move |tx| {
+                for key in &keys {
+                    let moved = tx
+                        .connection
+                        .prepare_cached("UPDATE deliveries SET status = 3, updated_at = ?3 WHERE job = ?1 AND ordinal = ?2 AND status = 2 RETURNING channel")?
+                        .query_row((key.job, key.ordinal, tx.now.as_millis()), |row| row.get::<_, i64>(0))
+                        .optional()?;
+                    if let Some(channel) = moved.and_then(Channel::from_number) {
+                        tx.count_moved(key.job, channel, Status::Sent, Status::Delivered);
+                    }
+                }
+                Ok(())
+            })
+            .await
+    }
+}
+
+/// Compare and swap: queued, held by us, not expired, and nobody made an attempt meanwhile.
+fn open_gate(tx: &mut Tx<'_>, begin: &Begin, lease: Lease) -> rusqlite::Result<Gate> {
+    let now = tx.now.as_millis();
+    let opened = tx
+        .connection
+        .prepare_cached(
+            "UPDATE deliveries SET status = 1, attempts = attempts + 1, provider = ?5, attempt_at = ?6, updated_at = ?6, lease_until = ?7
+             WHERE job = ?1 AND ordinal = ?2 AND status = 0 AND attempts = ?3 AND lease_owner = ?4 AND expires_at > ?6",
+        )?
+        .execute(params![begin.key.job, begin.key.ordinal, begin.attempts, lease.owner, begin.provider, now, lease.until.as_millis()])?;
+    if opened == 1 {
+        tx.count_moved(begin.key.job, begin.channel, Status::Queued, Status::Sending);
+        return Ok(Gate::Open { started_at: tx.now });
+    }
+    let expired = tx
+        .connection
+        .prepare_cached(
+            "UPDATE deliveries SET status = 5, code = ?5, lease_owner = 0, updated_at = ?4
+             WHERE job = ?1 AND ordinal = ?2 AND status = 0 AND lease_owner = ?3 AND expires_at <= ?4",
+        )?
+        .execute(params![begin.key.job, begin.key.ordinal, lease.owner, now, Code::EXPIRED.as_str()])?;
+    if expired == 1 {
+        tx.count_moved(begin.key.job, begin.channel, Status::Queued, Status::Expired);
+        return Ok(Gate::Expired);
+    }
+    Ok(Gate::Lost)
+}
+
+fn apply_record(tx: &mut Tx<'_>, record: &Record) -> rusqlite::Result<Recorded> {
+    fail::fail_point!("outcome-before-commit");
+    let now = tx.now.as_millis();
+    let sent = sent_before(tx, record)?;
+    let (status, code, provider, provider_id) = match &sent {
+        Some((provider, provider_id)) => (Status::Sent, None, provider.as_deref(), provider_id.as_deref()),
+        None => (record.status, record.status_code, None, record.provider_id.as_deref()),
+    };
+    let moved = tx
+        .connection
+        .prepare_cached(
+            "UPDATE deliveries
+             SET status = CASE WHEN ?4 = 0 AND cancelling = 1 THEN 6 ELSE ?4 END,
+                 code = CASE WHEN ?4 = 0 AND cancelling = 1 THEN ?8 ELSE ?5 END,
+                 provider = coalesce(?10, provider), provider_id = coalesce(?6, provider_id), due_at = ?7, lease_owner = 0, updated_at = ?9
+             WHERE job = ?1 AND ordinal = ?2 AND status = 1 AND attempts = ?3 RETURNING status",
+        )?
+        .query_row(
+            params![
+                record.key.job,
+                record.key.ordinal,
+                record.number,
+                status.as_number(),
+                code.map(Code::as_str),
+                provider_id,
+                record.due_at.as_millis(),
+                Code::CANCELLED_BY_REQUEST.as_str(),
+                now,
+                provider,
+            ],
+            |row| row.get::<_, i64>(0),
+        )
+        .optional()?;
+    keep_attempt(tx, record)?;
+    if let Some(status) = moved.and_then(Status::from_number) {
+        tx.count_moved(record.key.job, record.channel, Status::Sending, status);
+        return Ok(Recorded::Now(status));
+    }
+    Ok(Recorded::Late { lifted: record.status == Status::Sent && lift(tx, record)? })
+}
+
+/// Keeps an attempt's outcome on its own row: the first that is known. Nothing for a delivery that was purged meanwhile.
+fn keep_attempt(tx: &Tx<'_>, record: &Record) -> rusqlite::Result<()> {
+    tx.connection
+        .prepare_cached(
+            "INSERT INTO attempts (job, ordinal, number, provider, started_at, finished_at, outcome, code, detail, provider_id)
+             SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10 WHERE EXISTS (SELECT 1 FROM deliveries WHERE job = ?1 AND ordinal = ?2)
+             ON CONFLICT (job, ordinal, number) DO UPDATE
+             SET provider = excluded.provider, started_at = excluded.started_at, finished_at = excluded.finished_at,
+                 outcome = excluded.outcome, code = excluded.code, detail = excluded.detail, provider_id = excluded.provider_id
+             WHERE outcome = 'unknown'",
+        )?
+        .execute(params![
+            record.key.job,
+            record.key.ordinal,
+            record.number,
+            record.provider,
+            record.started_at.as_millis(),
+            record.finished_at.as_millis(),
+            record.outcome,
+            record.code.map(Code::as_str),
+            record.detail,
+            record.provider_id,
+        ])?;
+    Ok(())
+}
+
+/// Whether an earlier attempt turned out to be sent while this one was under way: then nothing may be sent again, whatever this one came to.
+fn sent_before(tx: &Tx<'_>, record: &Record) -> rusqlite::Result<Option<(Option<String>, Option<String>)>> {
+    if record.status == Status::Sent || record.number <= 1 {
+        return Ok(None);
+    }
+    tx.connection
+        .prepare_cached("SELECT provider, provider_id FROM attempts WHERE job = ?1 AND ordinal = ?2 AND outcome = 'sent' LIMIT 1")?
+        .query_row((record.key.job, record.key.ordinal), |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()
+}
+
+/// A late `sent` lifts a delivery that was given up as unknown, or that waits to be sent again.
+fn lift(tx: &mut Tx<'_>, record: &Record) -> rusqlite::Result<bool> {
+    let from = tx
+        .connection
+        .prepare_cached("SELECT status FROM deliveries WHERE job = ?1 AND ordinal = ?2 AND (status = 0 OR (status = 4 AND code = ?3))")?
+        .query_row((record.key.job, record.key.ordinal, Code::UNKNOWN_OUTCOME.as_str()), |row| row.get::<_, i64>(0))
+        .optional()?;
+    let Some(from) = from.and_then(Status::from_number) else { return Ok(false) };
+    tx.connection
+        .prepare_cached(
+            "UPDATE deliveries SET status = 2, code = NULL, provider = ?3, provider_id = ?4, lease_owner = 0, updated_at = ?5
+             WHERE job = ?1 AND ordinal = ?2",
+        )?
+        .execute(params![record.key.job, record.key.ordinal, record.provider, record.provider_id, tx.now.as_millis()])?;
+    tx.count_moved(record.key.job, record.channel, from, Status::Sent);
+    Ok(true)
+}
+
+fn insert_inbox(tx: &Tx<'_>, item: &LiveItem) -> rusqlite::Result<LiveStored> {
+    let user = item.user_id.as_str();
+    let replaced = match &item.collapse_key {
+        None => 0,
+        Some(key) => tx
+            .connection
+            .prepare_cached("DELETE FROM inbox WHERE user_id = ?1 AND collapse_key = ?2 RETURNING read_at IS NULL AND archived_at IS NULL")?
+            .query_map((user, key), |row| row.get::<_, i64>(0))?
+            .sum::<rusqlite::Result<i64>>()?,
+    };
+    let (seq, unread) = tx
+        .connection
+        .prepare_cached(
+            "INSERT INTO inbox_users (user_id, seq, unread) VALUES (?1, 1, 1)
+             ON CONFLICT (user_id) DO UPDATE SET seq = seq + 1, unread = unread + 1 - ?2 RETURNING seq, unread",
+        )?
+        .query_row((user, replaced), |row| Ok((row.get(0)?, row.get(1)?)))?;
+    tx.connection
+        .prepare_cached(
+            "INSERT INTO inbox (user_id, seq, job, ordinal, notification, collapse_key, created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        )?
+        .execute(params![
+            user,
+            seq,
+            item.begin.key.job,
+            item.begin.key.ordinal,
+            &*item.notification,
+            item.collapse_key,
+            tx.now.as_millis()
+        ])?;
+    Ok(LiveStored { id: tx.connection.last_insert_rowid(), seq, created_at: tx.now, unread })
+}

@@ -1,0 +1,120 @@
+//! Retention: old rows go, in small steps, and the counters remember them.
+
+use rusqlite::{OptionalExtension, params};
+
+use super::{
+    Store, StoreError,
+    writer::{Tx, Urgency},
+};
+use crate::model::{Channel, Status};
+
+/// Rows removed in one commit.
+const STEP: usize = 1000;
+
+/// What one step of the purge removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Purged {
+    pub deliveries: u64,
+    pub jobs: u64,
+    pub inbox_items: u64,
+    pub remembered_ids: u64,
+}
+
+impl Purged {
+    pub fn is_empty(self) -> bool {
+        self == Self::default()
+    }
+
+    pub fn add(&mut self, step: Self) {
+        self.deliveries += step.deliveries;
+        self.jobs += step.jobs;
+        self.inbox_items += step.inbox_items;
+        self.remembered_ids += step.remembered_ids;
+    }
+}
+
+impl Store {
+    /// Removes up to a thousand rows past their retention, behind everything else in the writer's queue. Empty when nothing is left to do.
+    pub async fn purge_step(&self) -> Result<Purged, StoreError> {
+        let settings = self.settings.clone();
+        self.writer
+            .write(Urgency::Background, STEP, move |tx| {
+                let finished_before = tx.now.saturating_sub(settings.retention).as_millis();
+                let remembered_since = tx.now.saturating_sub(settings.idempotency_retention).as_millis();
+                let inbox_since = tx.now.saturating_sub(settings.inbox_retention).as_millis();
+                let mut purged = Purged::default();
+                while purged.deliveries < STEP as u64 && purged.jobs < STEP as u64 {
+                    let old: Option<i64> = tx
+                        .connection
+                        .prepare_cached(
+                            "SELECT num FROM jobs WHERE finished_at IS NOT NULL AND finished_at < ?1 ORDER BY finished_at LIMIT 1",
+                        )?
+                        .query_row([finished_before], |row| row.get(0))
+                        .optional()?;
+                    let Some(job) = old else { break };
+                    purge_job(tx, job, remembered_since, &mut purged)?;
+                }
+                let connection = tx.connection;
+                purged.remembered_ids = connection
+                    .prepare_cached("DELETE FROM remembered WHERE key IN (SELECT key FROM remembered WHERE accepted_at < ?1 LIMIT ?2)")?
+                    .execute(params![remembered_since, STEP])? as u64;
+                purged.inbox_items = purge_inbox(tx, inbox_since)?;
+                Ok(purged)
+            })
+            .await
+    }
+}
+
+fn purge_job(tx: &mut Tx<'_>, job: i64, remembered_since: i64, purged: &mut Purged) -> rusqlite::Result<()> {
+    let gone: Vec<(u32, i64, i64)> = tx
+        .connection
+        .prepare_cached(
+            "DELETE FROM deliveries WHERE job = ?1 AND ordinal IN (SELECT ordinal FROM deliveries WHERE job = ?1 ORDER BY ordinal LIMIT ?2)
+             RETURNING ordinal, channel, status",
+        )?
+        .query_map(params![job, STEP], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    for (ordinal, channel, status) in &gone {
+        tx.connection.prepare_cached("DELETE FROM attempts WHERE job = ?1 AND ordinal = ?2")?.execute((job, ordinal))?;
+        if let (Some(channel), Some(status)) = (Channel::from_number(*channel), Status::from_number(*status)) {
+            tx.count_purged(channel, status);
+        }
+    }
+    purged.deliveries += gone.len() as u64;
+    if gone.len() < STEP {
+        tx.connection
+            .prepare_cached(
+                "INSERT INTO remembered (key, body_hash, planned, accepted_at)
+                 SELECT key, body_hash, planned, accepted_at FROM jobs WHERE num = ?1 AND accepted_at >= ?2
+                 ON CONFLICT (key) DO UPDATE
+                 SET body_hash = excluded.body_hash, planned = excluded.planned, accepted_at = excluded.accepted_at",
+            )?
+            .execute((job, remembered_since))?;
+        purged.jobs += tx.connection.prepare_cached("DELETE FROM jobs WHERE num = ?1")?.execute([job])? as u64;
+    }
+    Ok(())
+}
+
+fn purge_inbox(tx: &Tx<'_>, since: i64) -> rusqlite::Result<u64> {
+    let unread: Vec<(String, bool)> = tx
+        .connection
+        .prepare_cached(
+            "DELETE FROM inbox WHERE id IN (SELECT id FROM inbox WHERE created_at < ?1 ORDER BY created_at LIMIT ?2)
+             RETURNING user_id, read_at IS NULL AND archived_at IS NULL",
+        )?
+        .query_map(params![since, STEP], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    if !unread.is_empty() {
+        // What the audit may no longer look for.
+        tx.connection
+            .prepare_cached(
+                "INSERT INTO meta (key, value) VALUES ('inbox_purged_before', ?1) ON CONFLICT (key) DO UPDATE SET value = excluded.value
+                 WHERE CAST(excluded.value AS INTEGER) > CAST(value AS INTEGER)",
+            )?
+            .execute([since.to_string()])?;
+    }
+    for (user, _) in unread.iter().filter(|(_, unread)| *unread) {
+        tx.connection.prepare_cached("UPDATE inbox_users SET unread = unread - 1 WHERE user_id = ?1")?.execute([user])?;
+    }
+    Ok(unread.len() as u64)
+}

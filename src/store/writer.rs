@@ -1,0 +1,422 @@
+//! The one thread that writes, and its group commit.
+//!
+//! A batch is whatever gathered while the last commit ran; when nothing waits, a write starts at once. A write that fails takes nobody
+//! with it: the batch is rolled back and its writes run again one by one. A write that panics is a write that fails.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    fs::File,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Condvar, Mutex, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use rusqlite::{Connection, TransactionBehavior};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{StoreError, checkpoint::Checkpointer, error::is_own_fault};
+use crate::model::{Channel, PerChannel, Status, Timestamp};
+
+/// Writes that may wait for the writer; beyond it, callers wait for a place.
+const QUEUE_LIMIT: usize = 8192;
+/// Full commits after which the background has its turn all the same: a large job must not wait for ever behind small ones.
+const PASSED_OVER_LIMIT: u32 = 16;
+/// How often an unwritable store is tried while nothing else wants to write.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Deliveries by channel and status, and the totals the promise of no silent loss is checked against.
+#[derive(Debug, Default)]
+pub struct Counts {
+    pub accepted: AtomicI64,
+    pub purged: AtomicI64,
+    statuses: PerChannel<[AtomicI64; Status::ALL.len()]>,
+}
+
+impl Counts {
+    pub fn get(&self, channel: Channel, status: Status) -> i64 {
+        self.statuses[channel][status as usize].load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set(&self, channel: Channel, status: Status, value: i64) {
+        self.statuses[channel][status as usize].store(value, Ordering::Relaxed);
+    }
+}
+
+/// What one group commit has done so far: the transaction, and the sums that are written once at its end.
+pub(super) struct Tx<'c> {
+    pub connection: &'c Connection,
+    pub now: Timestamp,
+    sums: Sums,
+}
+
+#[derive(Default)]
+struct Sums {
+    accepted: i64,
+    purged: i64,
+    statuses: PerChannel<[i64; Status::ALL.len()]>,
+    /// Deliveries that ended, by job.
+    ended: HashMap<i64, i64>,
+}
+
+impl Tx<'_> {
+    /// Deliveries accepted, queued until they move.
+    pub fn count_accepted(&mut self, channel: Channel, deliveries: i64) {
+        self.sums.accepted += deliveries;
+        self.sums.statuses[channel][Status::Queued as usize] += deliveries;
+    }
+
+    /// A delivery moved. Its job's open count follows.
+    pub fn count_moved(&mut self, job: i64, channel: Channel, from: Status, to: Status) {
+        self.sums.statuses[channel][from as usize] -= 1;
+        self.sums.statuses[channel][to as usize] += 1;
+        let ended = i64::from(to.is_ended()) - i64::from(from.is_ended());
+        if ended != 0 {
+            *self.sums.ended.entry(job).or_default() += ended;
+        }
+    }
+
+    pub fn count_purged(&mut self, channel: Channel, status: Status) {
+        self.sums.purged += 1;
+        self.sums.statuses[channel][status as usize] -= 1;
+    }
+}
+
+impl Sums {
+    /// Writes the sums, in the same commit as what they count.
+    fn write(&self, connection: &Connection, now: Timestamp) -> rusqlite::Result<()> {
+        for (name, by) in [("accepted", self.accepted), ("purged", self.purged)] {
+            if by != 0 {
+                connection.prepare_cached("UPDATE counters SET value = value + ?2 WHERE name = ?1")?.execute((name, by))?;
+            }
+        }
+        for (channel, statuses) in self.statuses.iter() {
+            for (status, by) in Status::ALL.into_iter().zip(statuses).filter(|(_, by)| **by != 0) {
+                connection.prepare_cached("UPDATE status_counts SET value = value + ?3 WHERE channel = ?1 AND status = ?2")?.execute((
+                    channel.as_number(),
+                    status.as_number(),
+                    by,
+                ))?;
+            }
+        }
+        let mut close = connection
+            .prepare_cached("UPDATE jobs SET open = open - ?2, finished_at = CASE WHEN open - ?2 = 0 THEN ?3 END WHERE num = ?1")?;
+        for (job, ended) in self.ended.iter().filter(|(_, ended)| **ended != 0) {
+            close.execute((job, ended, now.as_millis()))?;
+        }
+        Ok(())
+    }
+
+    fn publish(&self, counts: &Counts) {
+        counts.accepted.fetch_add(self.accepted, Ordering::Relaxed);
+        counts.purged.fetch_add(self.purged, Ordering::Relaxed);
+        for (channel, statuses) in self.statuses.iter() {
+            for (status, by) in Status::ALL.into_iter().zip(statuses) {
+                counts.statuses[channel][status as usize].fetch_add(*by, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// One write waiting for its commit.
+trait Write: Send {
+    /// Runs inside the transaction; may run twice, the first time rolled back.
+    fn apply(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()>;
+    /// Rows it is expected to touch.
+    fn rows(&self) -> usize;
+    fn finish(self: Box<Self>, committed: Result<(), &StoreError>);
+}
+
+struct Pending<T, F> {
+    run: F,
+    rows: usize,
+    value: Option<T>,
+    reply: oneshot::Sender<Result<T, StoreError>>,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl<T, F> Write for Pending<T, F>
+where
+    T: Send,
+    F: FnMut(&mut Tx<'_>) -> rusqlite::Result<T> + Send,
+{
+    fn apply(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()> {
+        self.value = Some((self.run)(tx)?);
+        Ok(())
+    }
+
+    fn rows(&self) -> usize {
+        self.rows
+    }
+
+    fn finish(self: Box<Self>, committed: Result<(), &StoreError>) {
+        let answer = match (committed, self.value) {
+            (Ok(()), Some(value)) => Ok(value),
+            (Err(error), _) => Err(error.clone()),
+            (Ok(()), None) => Err(StoreError::Closed),
+        };
+        // The caller may have gone; what it asked for is done all the same.
+        let _ = self.reply.send(answer);
+    }
+}
+
+#[derive(Default)]
+struct Queues {
+    normal: VecDeque<Box<dyn Write>>,
+    /// Taken one per commit, behind everything else: steps of large jobs, purge.
+    background: VecDeque<Box<dyn Write>>,
+    /// Full commits in a row that left the background waiting.
+    passed_over: u32,
+    closed: bool,
+}
+
+struct Shared {
+    queues: Mutex<Queues>,
+    filled: Condvar,
+    places: Arc<Semaphore>,
+    /// Why the last commit failed; `None` when it did not.
+    failure: watch::Sender<Option<Arc<str>>>,
+    counts: Arc<Counts>,
+    commits: AtomicI64,
+    /// Cancelled when the writer's thread ends.
+    ended: CancellationToken,
+}
+
+/// Where a write stands in the writer's queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Urgency {
+    Normal,
+    Background,
+}
+
+/// The async side of the writer thread.
+#[derive(Clone)]
+pub(super) struct Writer(Arc<Shared>);
+
+/// A write that is with the writer; await it for its commit.
+pub struct Committing<T>(oneshot::Receiver<Result<T, StoreError>>);
+
+impl<T> Committing<T> {
+    pub async fn committed(self) -> Result<T, StoreError> {
+        self.0.await.unwrap_or(Err(StoreError::Closed))
+    }
+}
+
+impl Writer {
+    /// Starts the thread. It keeps `held` until its connection is closed: nobody else may open the file before.
+    pub fn start(
+        connection: Connection,
+        checkpointer: Checkpointer,
+        counts: Arc<Counts>,
+        rows_per_commit: usize,
+        held: File,
+    ) -> std::io::Result<(Self, std::thread::JoinHandle<()>)> {
+        let shared = Arc::new(Shared {
+            queues: Mutex::default(),
+            filled: Condvar::new(),
+            places: Arc::new(Semaphore::new(QUEUE_LIMIT)),
+            failure: watch::Sender::new(None),
+            counts,
+            commits: AtomicI64::new(0),
+            ended: CancellationToken::new(),
+        });
+        let writer = Self(shared.clone());
+        let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
+            shared.run(connection, checkpointer, rows_per_commit);
+            drop(held);
+        })?;
+        Ok((writer, thread))
+    }
+
+    /// Hands `run` to the writer, waiting for a place in its queue. `run` may be run twice (the first time rolled back).
+    pub async fn enqueue<T, F>(&self, urgency: Urgency, rows: usize, run: F) -> Result<Committing<T>, StoreError>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Tx<'_>) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let place = match urgency {
+            Urgency::Normal => Some(self.0.places.clone().acquire_owned().await.map_err(|_| StoreError::Closed)?),
+            Urgency::Background => None,
+        };
+        let (reply, answer) = oneshot::channel();
+        let write = Box::new(Pending { run, rows, value: None, reply, _place: place });
+        let mut queues = self.0.lock();
+        if queues.closed {
+            return Err(StoreError::Closed);
+        }
+        match urgency {
+            Urgency::Normal => queues.normal.push_back(write),
+            Urgency::Background => queues.background.push_back(write),
+        }
+        drop(queues);
+        self.0.filled.notify_one();
+        Ok(Committing(answer))
+    }
+
+    pub async fn write<T, F>(&self, urgency: Urgency, rows: usize, run: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Tx<'_>) -> rusqlite::Result<T> + Send + 'static,
+    {
+        self.enqueue(urgency, rows, run).await?.committed().await
+    }
+
+    /// Why the last commit failed; `None` when it did not.
+    pub fn failure(&self) -> Option<Arc<str>> {
+        self.0.failure.borrow().clone()
+    }
+
+    /// Resolves when whether the store can be written is no longer `was_writable`.
+    pub async fn writability_changed(&self, was_writable: bool) {
+        // The sender lives as long as the writer.
+        let _ = self.0.failure.subscribe().wait_for(|failure| failure.is_none() != was_writable).await;
+    }
+
+    /// Resolves when the writer's thread has ended, whether asked to or not.
+    pub async fn ended(&self) {
+        self.0.ended.cancelled().await;
+    }
+
+    pub fn commits(&self) -> i64 {
+        self.0.commits.load(Ordering::Relaxed)
+    }
+
+    /// Writes what waits, then ends the thread. Later writes are refused as closed.
+    pub fn close(&self) {
+        self.0.lock().closed = true;
+        self.0.filled.notify_one();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Queues> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self, mut connection: Connection, mut checkpointer: Checkpointer, rows_per_commit: usize) {
+        let _refuse = RefuseAtEnd(self);
+        while let Some(mut batch) = self.next_batch(rows_per_commit) {
+            checkpointer.written(batch.iter().map(|write| write.rows()).sum());
+            match self.commit(&mut connection, &mut batch) {
+                Ok(()) => finish(batch, Ok(())),
+                Err(error) if batch.len() <= 1 => finish(batch, Err(&error)),
+                Err(_) => {
+                    for write in batch {
+                        let mut alone = vec![write];
+                        let committed = self.commit(&mut connection, &mut alone);
+                        finish(alone, committed.as_ref().copied());
+                    }
+                }
+            }
+        }
+        drop(checkpointer);
+        // Leaves one file behind instead of three; a failure costs only the next start a recovery.
+        let _ = connection.execute_batch("PRAGMA optimize; PRAGMA wal_checkpoint(TRUNCATE);");
+    }
+
+    /// What gathered, up to `rows`, and at most one background write. An unwritable store is probed with an empty batch.
+    fn next_batch(&self, rows: usize) -> Option<Vec<Box<dyn Write>>> {
+        let mut queues = self.lock();
+        while queues.normal.is_empty() && queues.background.is_empty() {
+            if queues.closed {
+                return None;
+            }
+            if self.failure.borrow().is_none() {
+                queues = self.filled.wait(queues).unwrap_or_else(PoisonError::into_inner);
+            } else {
+                let (again, timeout) = self.filled.wait_timeout(queues, PROBE_INTERVAL).unwrap_or_else(PoisonError::into_inner);
+                queues = again;
+                if timeout.timed_out() {
+                    return Some(Vec::new());
+                }
+            }
+        }
+        let mut batch = Vec::new();
+        let mut taken = 0;
+        while taken < rows {
+            let Some(write) = queues.normal.pop_front() else { break };
+            taken += write.rows();
+            batch.push(write);
+        }
+        if taken < rows || queues.passed_over >= PASSED_OVER_LIMIT {
+            batch.extend(queues.background.pop_front());
+            queues.passed_over = 0;
+        } else {
+            queues.passed_over += 1;
+        }
+        Some(batch)
+    }
+
+    fn commit(&self, connection: &mut Connection, batch: &mut [Box<dyn Write>]) -> Result<(), StoreError> {
+        let committed = self.try_commit(connection, batch);
+        match committed {
+            Ok(()) => {
+                self.failure.send_if_modified(|failure| failure.take().is_some());
+                Ok(())
+            }
+            // Says nothing about whether the store can be written.
+            Err(error) if is_own_fault(&error) => Err(StoreError::Refused(error.to_string())),
+            Err(error) => {
+                let reason: Arc<str> = error.to_string().into();
+                self.failure.send_if_modified(|failure| failure.replace(reason.clone()).is_none());
+                Err(StoreError::Unavailable(reason.to_string()))
+            }
+        }
+    }
+
+    fn try_commit(&self, connection: &mut Connection, batch: &mut [Box<dyn Write>]) -> rusqlite::Result<()> {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut tx = Tx { connection: &transaction, now: Timestamp::now(), sums: Sums::default() };
+        if batch.is_empty() {
+            // A probe has to touch the disk to mean anything: SQLite leaves a page alone whose row stays the same.
+            transaction.execute(
+                "INSERT INTO meta (key, value) VALUES ('probed_at', ?1) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                [tx.now.as_millis().to_string()],
+            )?;
+        }
+        for write in batch {
+            catch_unwind(AssertUnwindSafe(|| write.apply(&mut tx))).unwrap_or_else(|panic| Err(panicked(&*panic)))?;
+        }
+        let Tx { sums, now, .. } = tx;
+        sums.write(&transaction, now)?;
+        fail::fail_point!("store-before-commit");
+        transaction.commit()?;
+        fail::fail_point!("store-after-commit");
+        sums.publish(&self.counts);
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Nobody may wait for a writer that is gone.
+    fn refuse_all(&self) {
+        let mut queues = self.lock();
+        queues.closed = true;
+        queues.normal.clear();
+        queues.background.clear();
+        drop(queues);
+        self.ended.cancel();
+    }
+}
+
+/// Refuses what waits when the writer's thread ends, even by a panic.
+struct RefuseAtEnd<'s>(&'s Shared);
+
+impl Drop for RefuseAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.refuse_all();
+    }
+}
+
+fn panicked(panic: &(dyn std::any::Any + Send)) -> rusqlite::Error {
+    let said = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    rusqlite::Error::ToSqlConversionFailure(format!("it panicked: {}", said.unwrap_or("without a word")).into())
+}
+
+fn finish(batch: Vec<Box<dyn Write>>, committed: Result<(), &StoreError>) {
+    for write in batch {
+        write.finish(committed);
+    }
+}

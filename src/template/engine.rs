@@ -1,0 +1,177 @@
+//! Compiling and running one part within its limits, and turning what the engine says into words without data.
+
+use std::{
+    collections::BTreeMap,
+    error::Error as _,
+    io::{self, Write},
+};
+
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value, syntax::SyntaxConfig};
+
+use super::{
+    Limits,
+    error::Fault,
+    link::{LinkError, Links},
+};
+use crate::model;
+
+/// The folder of what templates share.
+pub(super) const LAYOUTS: &str = "_layouts";
+/// How deep includes and macros may call each other; an include counts for ten.
+const RECURSION_LIMIT: usize = 200;
+/// Longest tag quoted in a problem, in bytes.
+const QUOTE_LIMIT: usize = 80;
+
+/// Every compiled file, by name.
+#[derive(Debug)]
+pub(super) struct Engine {
+    environment: Environment<'static>,
+    limits: Limits,
+    /// The files behind shared pieces that a language has only by falling back: `_layouts/sw/email.html` is `_layouts/email.html`.
+    inherited: BTreeMap<String, String>,
+}
+
+impl Engine {
+    pub fn new(links: &Links, limits: Limits) -> Self {
+        let mut environment = Environment::new();
+        environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        environment.set_auto_escape_callback(|name| match name.rsplit('.').next() {
+            Some("html") => AutoEscape::Html,
+            Some("json") => AutoEscape::Json,
+            _ => AutoEscape::None,
+        });
+        // So that an error knows which name is undefined. It then holds values too: none is ever shown or kept, only what `explain` takes
+        // from it.
+        environment.set_debug(true);
+        environment.set_fuel(Some(limits.fuel));
+        environment.set_recursion_limit(RECURSION_LIMIT);
+        environment.set_path_join_callback(|name, parent| match localized(name, parent) {
+            Some(localized) => localized.into(),
+            None => name.into(),
+        });
+        environment.add_filter("link", links.filter());
+        environment.remove_global("debug");
+        // A line with nothing but a statement leaves no blank line behind.
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        environment.set_syntax(syntax.expect("the delimiters are the default ones"));
+        Self { environment, limits, inherited: BTreeMap::new() }
+    }
+
+    /// Compiles `source` under `name`; `file` is where it was read from.
+    pub fn add(&mut self, name: &str, file: &str, source: &str) -> Result<(), Fault> {
+        if name != file {
+            self.inherited.insert(name.to_owned(), file.to_owned());
+        }
+        self.environment.add_template_owned(name.to_owned(), source.to_owned()).map_err(|error| {
+            // A problem of the source alone: there is no data yet that it could tell.
+            let problem = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
+            Fault::new(file, problem, "the syntax is Jinja's: {{ name }}, {% if name %}…{% endif %}").at(error.line())
+        })
+    }
+
+    /// Whether the source of `name` holds `word`: then `word` is the operator's and not the data's.
+    pub fn mentions(&self, name: &str, word: &str) -> bool {
+        self.environment.get_template(name).is_ok_and(|template| template.source().contains(word))
+    }
+
+    /// Runs the file `name` with `context` as its root.
+    pub fn render(&self, name: &str, context: &Value) -> Result<String, Fault> {
+        let mut output = Limited { bytes: Vec::new(), limit: self.limits.output, exceeded: false };
+        let template = self.environment.get_template(name).map_err(|error| self.explain(name, &error))?;
+        output.bytes.reserve(template.source().len().min(self.limits.output));
+        let rendered = template.render_captured_to(context, &mut output);
+        match rendered {
+            Ok(_) => Ok(String::from_utf8(output.bytes).expect("the engine writes whole strings")),
+            Err(_) if output.exceeded => {
+                let problem = format!("grew past the output limit of {} bytes", self.limits.output);
+                Err(Fault::new(name, problem, "shorten it, or raise the limit"))
+            }
+            Err(error) => Err(self.explain(name, &error)),
+        }
+    }
+
+    fn explain(&self, name: &str, error: &Error) -> Fault {
+        let mut innermost = error;
+        let mut link = None;
+        while let Some(source) = innermost.source() {
+            let Some(deeper) = source.downcast_ref::<Error>() else {
+                link = source.downcast_ref::<LinkError>();
+                break;
+            };
+            innermost = deeper;
+        }
+        let at = innermost.name().unwrap_or(name);
+        let file = self.inherited.get(at).map_or(at, String::as_str);
+        let quoted = self.quote(at, innermost);
+        let (problem, hint) = match (innermost.kind(), link) {
+            (_, Some(link)) => (format!("{link}{quoted}"), "the filter takes a path or a URL: {{ \"/inbox\" | link }}".to_owned()),
+            (ErrorKind::UndefinedError, _) => match undefined_name(innermost) {
+                Some(name) => (
+                    format!("`{name}` is not defined"),
+                    format!("bring it in the data (and in sample.json), or guard it with {{% if {name} is defined %}}"),
+                ),
+                None => (format!("a name is not defined{quoted}"), "bring it in the data (and in sample.json)".to_owned()),
+            },
+            (ErrorKind::OutOfFuel, _) => (
+                format!("took more work than the fuel limit of {} allows", self.limits.fuel),
+                "loop over less, or raise the limit".to_owned(),
+            ),
+            (ErrorKind::TemplateNotFound, _) => (
+                format!("there is no such file to extend, include or import{quoted}"),
+                format!("name it from the templates folder on, such as {LAYOUTS}/email.html"),
+            ),
+            (kind, _) => (format!("{kind}{quoted}"), String::new()),
+        };
+        Fault::new(file, problem, hint).at(innermost.line())
+    }
+
+    /// The failing tag as the template has it (`{{ name | int }}`), which is the operator's text and not the data.
+    fn quote(&self, name: &str, error: &Error) -> String {
+        let Ok(template) = self.environment.get_template(name) else { return String::new() };
+        let quoted = error.range().and_then(|range| {
+            let (before, after) = (template.source().get(..range.start)?, template.source().get(range.end..)?);
+            let start = before.rfind("{{").max(before.rfind("{%"))?;
+            let ends = [after.find("}}"), after.find("%}")];
+            let end = range.end + ends.into_iter().flatten().min()? + "}}".len();
+            Some(template.source()[start..end].split_whitespace().collect::<Vec<_>>().join(" "))
+        });
+        quoted.map_or_else(String::new, |quoted| format!(" in `{}`", model::cut(&quoted, QUOTE_LIMIT)))
+    }
+}
+
+/// A shared piece in the language of the file that uses it: `_layouts/email.html` in `new_message/sw/email.html` is
+/// `_layouts/sw/email.html`.
+fn localized(name: &str, parent: &str) -> Option<String> {
+    let piece = name.strip_prefix(LAYOUTS)?.strip_prefix('/')?;
+    let mut folders = parent.split('/');
+    let (Some(_), Some(locale), Some(_), None) = (folders.next(), folders.next(), folders.next(), folders.next()) else { return None };
+    (!piece.contains('/')).then(|| format!("{LAYOUTS}/{locale}/{piece}"))
+}
+
+/// The name in `… is undefined`, which the engine makes from the template's code alone.
+fn undefined_name(error: &Error) -> Option<&str> {
+    let (before, _) = error.detail()?.rsplit_once("` is undefined")?;
+    before.rsplit_once('`').map(|(_, name)| name)
+}
+
+/// Takes bytes up to a limit, and remembers when there were more.
+struct Limited {
+    bytes: Vec<u8>,
+    limit: usize,
+    exceeded: bool,
+}
+
+impl Write for Limited {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.bytes.len() + bytes.len() > self.limit {
+            self.exceeded = true;
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,198 @@
+//! Templates: a delivery in, what its provider is to carry out.
+//!
+//! All files are read, compiled and tried with their sample at start; after that nothing here does I/O, and rendering is a pure
+//! function of the delivery. It does not decide who gets what, and it never treats data as template source.
+//!
+//! A template is a folder with a file per part (`email.subject.txt`, `email.html`, `email.txt`, `sms.txt`, `push.json`, `live.json`),
+//! its `sample.json`, and a folder per language with parts of its own. A language without a part uses that of the next wider one
+//! (`sw-TZ`, `sw`, then the parts for everyone). `_layouts/` holds what templates share, extended, included or imported by its name
+//! from the templates folder on; a piece in `_layouts/sw/` stands in for its namesake in parts that lie in a `sw/` folder.
+//!
+//! Names in a template are the members of the job's data, and these, which hide members of the same name: `user_id`, `locale`,
+//! `timezone`, `link_base_url`, `job_id`, `template`. They are always defined; what is not known of a delivery is the empty text. Any
+//! other undefined name is an error. Values are escaped for HTML in `.html` and come out as JSON values in `.json`.
+
+mod content;
+mod context;
+mod engine;
+mod error;
+mod html;
+mod link;
+mod load;
+mod output;
+mod part;
+mod scan;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, path::Path};
+
+use minijinja::Value;
+use serde_json::Map;
+
+pub use self::error::{Fault, RenderError};
+use self::{
+    content::render_content,
+    context::Context,
+    engine::Engine,
+    link::Links,
+    part::{Part, Parts},
+};
+use crate::model::{
+    Address, Body, Channel, ChannelSet, Delivery, Email, EmailAddress, Locale, PhoneNumber, Problem, PushTarget, Sms, TemplateName,
+};
+
+/// How much one part may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Work, in the engine's measure: 1 for an instruction, and 1 for each 64 bytes made.
+    pub fuel: u64,
+    /// Length of the output, in bytes.
+    pub output: usize,
+}
+
+/// Every template, compiled. Immutable, so that one serves all lanes.
+#[derive(Debug)]
+pub struct Templates {
+    engine: Engine,
+    links: Links,
+    by_name: BTreeMap<TemplateName, Template>,
+}
+
+/// What one template is, for lists and previews.
+#[derive(Clone, Debug)]
+pub struct TemplateInfo<'a> {
+    pub name: &'a TemplateName,
+    pub channels: ChannelSet,
+    /// The languages with a folder of their own, beside the parts for everyone.
+    pub locales: Vec<&'a str>,
+    /// The data it is tried with at start.
+    pub sample: &'a Map<String, serde_json::Value>,
+}
+
+#[derive(Debug)]
+struct Template {
+    sample: Map<String, serde_json::Value>,
+    channels: ChannelSet,
+    /// For everyone whose language has no folder.
+    parts: Parts,
+    locales: BTreeMap<String, Parts>,
+}
+
+/// Where a delivery goes, checked to be what its channel needs.
+#[derive(Clone, Debug)]
+enum Target {
+    Email(EmailAddress),
+    Sms(PhoneNumber),
+    Push(PushTarget),
+    Live,
+}
+
+impl Templates {
+    /// Reads every template below `path`, and tries each with its `sample.json` on every channel and in every language it has.
+    ///
+    /// # Errors
+    /// Everything that is wrong, at once; paths start at the templates folder (`new_message/email.html:12`).
+    pub fn load(path: &Path, link_base_url: &str, limits: Limits) -> Result<Self, Vec<Problem>> {
+        load::load(path, link_base_url, limits)
+    }
+
+    /// The channels `name` has parts for; none when there is no such template.
+    pub fn channels(&self, name: &TemplateName) -> Option<ChannelSet> {
+        self.by_name.get(name).map(|template| template.channels)
+    }
+
+    /// The template that was probably meant by `name`, for hints.
+    pub fn nearest(&self, name: &TemplateName) -> Option<&str> {
+        error::nearest(name.as_str(), self.by_name.keys().map(TemplateName::as_str))
+    }
+
+    /// Every template, by name.
+    pub fn list(&self) -> impl Iterator<Item = TemplateInfo<'_>> {
+        self.by_name.iter().map(|(name, template)| TemplateInfo {
+            name,
+            channels: template.channels,
+            locales: template.locales.keys().map(String::as_str).collect(),
+            sample: &template.sample,
+        })
+    }
+
+    /// What `delivery` says on its channel and in its language.
+    ///
+    /// # Errors
+    /// Why it cannot be said, in words without data. Trying again changes nothing.
+    pub fn render(&self, delivery: &Delivery) -> Result<Body, RenderError> {
+        let target = Target::of(delivery)?;
+        match (&delivery.job.template, &delivery.job.content) {
+            (Some(name), _) => self.render_template(name, delivery, target),
+            (None, Some(content)) => render_content(content, target, &self.links),
+            (None, None) => Err(RenderError::NothingToRender),
+        }
+    }
+
+    fn render_template(&self, name: &TemplateName, delivery: &Delivery, target: Target) -> Result<Body, RenderError> {
+        let Some(template) = self.by_name.get(name) else {
+            let hint = match self.nearest(name) {
+                Some(nearest) => format!("did you mean `{nearest}`?"),
+                None => "add its folder to the templates and load them again".to_owned(),
+            };
+            return Err(RenderError::TemplateMissing { name: name.clone(), hint });
+        };
+        if !template.channels.contains(delivery.channel) {
+            return Err(RenderError::PartMissing { template: name.clone(), channel: delivery.channel });
+        }
+        let parts = template.parts(delivery.locale.as_ref());
+        let context = Value::from_object(Context::new(delivery, self.links.base()));
+        let missing = || RenderError::PartMissing { template: name.clone(), channel: delivery.channel };
+        let part = |part| parts.get(part).ok_or_else(missing);
+        Ok(match target {
+            Target::Email(to) => Body::Email(self.email(to, parts, &context)?),
+            Target::Sms(to) => {
+                let file = part(Part::Sms)?;
+                Body::Sms(Sms { to, text: output::sms(file, &self.engine.render(file, &context)?)? })
+            }
+            Target::Push(target) => {
+                let file = part(Part::Push)?;
+                let json = self.engine.render(file, &context)?;
+                Body::Push(output::push(file, &json, |word| self.engine.mentions(file, word), target)?)
+            }
+            Target::Live => {
+                let file = part(Part::Live)?;
+                let json = self.engine.render(file, &context)?;
+                Body::Live(output::live(file, &json, |word| self.engine.mentions(file, word), name.as_str())?)
+            }
+        })
+    }
+
+    fn email(&self, to: EmailAddress, parts: &Parts, context: &Value) -> Result<Email, Fault> {
+        let body = |part| match parts.get(part) {
+            Some(file) => output::not_empty(file, &self.engine.render(file, context)?).map(Some),
+            None => Ok(None),
+        };
+        let subject = parts.get(Part::Subject).unwrap_or_default();
+        let subject = output::subject(subject, &self.engine.render(subject, context)?)?;
+        let html = body(Part::Html)?;
+        let text = body(Part::Text)?.or_else(|| html.as_deref().map(html::to_text));
+        Ok(Email { to, subject, html, text })
+    }
+}
+
+impl Template {
+    fn parts(&self, locale: Option<&Locale>) -> &Parts {
+        locale.into_iter().flat_map(Locale::fallbacks).find_map(|tag| self.locales.get(tag)).unwrap_or(&self.parts)
+    }
+}
+
+impl Target {
+    fn of(delivery: &Delivery) -> Result<Self, RenderError> {
+        Ok(match (delivery.channel, &delivery.address) {
+            (Channel::Email, Address::Email(to)) => Self::Email(to.clone()),
+            (Channel::Sms, Address::Phone(to)) => Self::Sms(to.clone()),
+            (Channel::Push, Address::PushToken(token)) => Self::Push(PushTarget::Token(token.clone())),
+            (Channel::Push, Address::PushTopic(topic)) => Self::Push(PushTarget::Topic(topic.to_string())),
+            (Channel::Push, Address::PushCondition(condition)) => Self::Push(PushTarget::Condition(condition.to_string())),
+            (Channel::Live, Address::Inbox) => Self::Live,
+            (channel, _) => return Err(RenderError::AddressMismatch { channel }),
+        })
+    }
+}
