@@ -1,0 +1,142 @@
+//! What every database behind the store must do. A test is a function over a fresh [`TestStore`](crate::fixture::TestStore); the list at
+//! the end makes one of each for every backend.
+
+mod accept;
+mod attempts;
+mod auditing;
+mod cancel;
+mod claims;
+mod collapse;
+mod contacts;
+mod large_jobs;
+mod listings;
+mod live;
+mod retention;
+mod writer;
+
+macro_rules! contract {
+    ($($backend:ident: $type:ty),+; $groups:tt) => { $(contract! { @one $backend, $type, $groups })+ };
+    (@one $backend:ident, $type:ty, { $($group:ident { $($test:ident)+ })+ }) => {
+        mod $backend {
+            $(mod $group {
+                $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $test() {
+                    super::super::$group::$test(crate::fixture::TestStore::<$type>::fresh()).await;
+                })+
+            })+
+        }
+    };
+}
+
+contract! {
+    sqlite: crate::fixture::Sqlite;
+    {
+        accept {
+            a_new_job_is_written_whole
+            a_known_id_with_the_same_body_is_a_repeat
+            a_known_id_with_another_body_is_a_conflict
+            an_array_is_all_or_nothing
+            an_array_may_not_contradict_itself
+            a_job_without_deliveries_is_finished_at_once
+            deliveries_begin_where_they_were_placed
+        }
+        attempts {
+            a_gate_opens_once
+            a_gate_refuses_another_number_and_another_owner
+            a_gate_refuses_what_is_cancelled_or_collapsed
+            a_gate_expires_what_is_too_late
+            an_outcome_is_recorded_once
+            a_retry_is_queued_until_it_is_due
+            every_end_is_kept_with_its_code
+            a_late_outcome_stays_on_its_own_attempt
+            a_late_sent_lifts_what_waits
+            a_late_sent_lifts_what_was_given_up_as_unknown
+            a_late_sent_lifts_nothing_else
+            nothing_is_sent_again_after_a_late_sent
+            an_unknown_outcome_never_replaces_a_known_one
+            an_outcome_of_a_purged_delivery_leaves_nothing
+            interrupted_attempts_are_found_after_a_restart
+            an_interrupted_row_that_does_not_read_back_keeps_nobody
+        }
+        cancel {
+            what_waits_is_cancelled_and_what_is_under_way_is_too_late
+            an_attempt_under_way_is_not_repeated
+            an_attempt_under_way_may_still_be_sent
+            a_repeat_is_harmless
+            an_unknown_job_is_no_job
+            a_large_job_is_cancelled_unmade_ones_included
+            a_cancelled_large_job_begins_no_attempt
+            many_steps_reach_every_delivery
+        }
+        claims {
+            only_what_is_due_is_claimed
+            priorities_are_claimed_apart
+            nothing_is_claimed_twice
+            channels_are_claimed_apart
+            a_delivery_is_claimed_as_it_was_accepted
+            leases_are_void_after_a_restart
+            leases_are_given_back
+            leases_are_renewed
+            a_row_that_does_not_read_back_fails_alone
+        }
+        collapse {
+            a_newer_delivery_takes_the_place_of_an_older_one
+            nobody_else_is_collapsed
+            what_has_begun_is_not_collapsed
+            a_large_job_overtaken_by_a_newer_one_is_collapsed
+            a_cancelled_large_job_collapses_nobody
+        }
+        contacts {
+            a_contact_is_put_changed_and_deleted
+            a_refused_change_changes_nothing
+            a_device_belongs_to_whoever_registered_it_last
+            only_the_owner_forgets_a_device
+            the_oldest_devices_are_forgotten
+            the_device_just_registered_is_never_the_one_forgotten
+            contacts_are_found_together
+            contacts_are_known_after_a_restart
+        }
+        large_jobs {
+            steps_make_every_delivery
+            a_restart_goes_on_at_the_cursor
+            two_expanders_make_nothing_twice
+            the_oldest_is_made_first
+        }
+        listings {
+            pages_have_no_holes_and_no_repeats
+            every_filter_tells_the_truth
+            since_does_not_trust_the_order_of_the_clock
+            a_job_is_viewed_in_pages
+            a_job_shows_its_attempts
+            an_unknown_job_is_none
+        }
+        live {
+            a_notification_is_in_the_inbox_and_sent_in_one_commit
+            sequences_have_no_gaps_under_concurrency
+            a_repeat_finds_its_row
+            a_newer_item_replaces_an_older_one
+            an_expired_one_leaves_no_row
+            only_sent_ones_are_marked_delivered
+        }
+        retention {
+            a_purged_job_is_remembered
+            a_purged_job_is_forgotten_in_the_end
+            an_id_that_came_back_is_remembered_anew
+            open_jobs_are_kept
+            a_large_job_goes_in_steps
+            purged_inbox_items_are_no_loss
+        }
+        auditing {
+            a_row_that_disappears_is_noticed
+            every_kind_of_damage_is_noticed
+        }
+        writer {
+            a_write_that_panics_takes_nobody_with_it
+            a_write_that_fails_takes_nobody_with_it
+            what_was_handed_over_is_written_before_the_end
+            nothing_is_written_after_the_end
+            a_store_that_is_dropped_lets_go
+            incarnations_count_up_and_the_epoch_stays
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! What the end-to-end tests stand on: the real binary in a folder of its own, its log, its API.
+//!
+//! Nothing here waits by the clock: it waits for a line in the daemon's log or for the process to end, and asks again when one comes.
+
+mod api;
+mod daemon;
+mod load;
+mod process;
+mod store_file;
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+pub use self::{
+    api::{Answer, Api, problems},
+    daemon::{Daemon, Setup},
+    load::{Figures, Producers},
+    process::{PATIENCE, Process},
+    store_file::StoreFile,
+};
+
+/// Signs the tokens of the tests' users.
+pub const SECRET: &str = "a secret that only these tests know, long enough";
+
+/// Whether the long forms were asked for: `tests/run --long`.
+pub fn is_long() -> bool {
+    std::env::var_os("TARISHI_LONG").is_some_and(|value| value == "1")
+}
+
+/// The repository's own templates.
+pub fn templates() -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "templates"].iter().collect()
+}
+
+/// A token that opens `user`'s sockets.
+pub fn token(user: &str) -> String {
+    let lifetime = std::time::Duration::from_hours(1);
+    let now = tarishi::model::Timestamp::now();
+    tarishi::socket::sign_development_token(&SECRET.into(), None, &user.parse().unwrap(), lifetime, now)
+}
+
+/// A recipient with an address on every channel, all of them the user's own.
+pub fn recipient(user: &str) -> Value {
+    let digits: u32 = user.bytes().fold(0, |sum, byte| (sum * 31 + u32::from(byte)) % 1_000_000);
+    json!({
+        "user_id": user,
+        "email": format!("{user}@people.example"),
+        "phone": format!("+255700{digits:06}"),
+        "push_tokens": [format!("device-of-{user}")],
+    })
+}
+
+/// A job of the `generic` template.
+pub fn job(id: &str, to: &[Value], channels: &[&str]) -> Value {
+    json!({
+        "id": id,
+        "template": "generic",
+        "to": to,
+        "channels": channels,
+        "data": { "title": format!("About {id}"), "message": "Habari ya leo" },
+    })
+}
