@@ -29,8 +29,8 @@ const ARRAY: u64 = 100;
 
 fn main() -> Fallible<()> {
     let options = Options::parse();
-    println!("two runs of the bound around each run of the daemon; rates per second, the ratio is daemon to bound\n");
-    println!("{:<28}{:>12}{:>12}{:>14}{:>12}{:>8}", "", "accepted", "finished", "rows/commit", "bound", "ratio");
+    println!("after each run of the daemon two of the bound, their mean shown; rates per second, the ratio is daemon to bound\n");
+    println!("{:<28}{:>12}{:>12}{:>14}{:>12}{:>8}", "", "accepted", "finished", "per commit", "bound", "ratio");
     for (name, array, connections) in [("one job per request", 1, CONNECTIONS), ("arrays of 100", ARRAY, 8)] {
         let measured = measure(array, connections, options.seconds)?;
         println!(

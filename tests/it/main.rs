@@ -9,6 +9,7 @@ mod fixture;
 mod http;
 mod live;
 mod moves;
+mod retries;
 mod store_contract;
 mod store_faults;
 mod support;
