@@ -26,6 +26,8 @@ use crate::{
 /// Deliveries written in accept's own commit, and in each step of a larger job.
 pub const STEP: usize = 1000;
 
+/// How long to wait before asking a store again that failed.
+const STORE_RETRY: std::time::Duration = std::time::Duration::from_secs(1);
 /// Recipients expanded on the runtime's own threads.
 const INLINE_LIMIT: usize = 200;
 
@@ -135,7 +137,7 @@ impl Inner {
             if let Err(error) = worked {
                 emit(&Event::StoreFailed { doing: "making a large job's deliveries; trying again", error: &error.to_string() });
                 tokio::select! {
-                    () = tokio::time::sleep(std::time::Duration::from_secs(1)) => {}
+                    () = tokio::time::sleep(STORE_RETRY) => {}
                     () = self.stop.cancelled() => return,
                 }
             }
