@@ -131,6 +131,7 @@ fn bare_store(folder: &std::path::Path) -> Fallible<Connection> {
         retention: Duration::from_hours(1),
         idempotency_retention: Duration::from_hours(1),
         inbox_retention: Duration::from_hours(1),
+        events: None,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

@@ -19,7 +19,7 @@ use crate::{
         Channel, ChannelSet, Contact, Delivery, DeliveryId, DeliveryKey, Envelope, JobId, PerChannel, Priority, Problem, Recipient,
         Skipped, TemplateName, Timestamp, UserId,
     },
-    store::{Accepted, Expansion, NewDeliveries, NewDelivery, NewJob, Placement, Plan, Step, Store, StoreError},
+    store::{Accepted, Conflicts, Expansion, NewDeliveries, NewDelivery, NewJob, Placement, Plan, Step, Store, StoreError},
     template::Templates,
 };
 
@@ -99,16 +99,24 @@ impl Acceptor {
     ///
     /// A caller that goes away changes nothing: what has begun is finished.
     pub async fn accept(&self, jobs: Vec<Decoded>) -> Result<Vec<Receipt>, NotAccepted> {
+        self.accept_each(vec![jobs]).await.pop().unwrap_or(Err(NotAccepted::Stopping))
+    }
+
+    /// The same for several groups of jobs at once, in one commit: each is taken whole or not at all, whatever becomes of the others.
+    /// One answer for each, in order.
+    pub async fn accept_each(&self, groups: Vec<Vec<Decoded>>) -> Vec<Result<Vec<Receipt>, NotAccepted>> {
+        let count = groups.len();
+        let stopping = || (0..count).map(|_| Err(NotAccepted::Stopping)).collect();
         if self.0.stop.is_cancelled() {
-            return Err(NotAccepted::Stopping);
+            return stopping();
         }
         let inner = self.0.clone();
-        match self.0.tracker.spawn(async move { inner.accept(jobs).await }).await {
-            Ok(accepted) => accepted,
-            Err(_) => Err(NotAccepted::Stopping),
-        }
+        self.0.tracker.spawn(async move { inner.accept_each(groups).await }).await.unwrap_or_else(|_| stopping())
     }
 }
+
+/// Groups of jobs ready to be written, and beside each job the room taken for it.
+type Groups = (Vec<Vec<NewJob>>, Vec<Vec<Prepared>>);
 
 /// A job ready to be written, with the room taken for it.
 struct Prepared {
@@ -144,24 +152,37 @@ impl Inner {
         }
     }
 
-    async fn accept(self: &Arc<Self>, decoded: Vec<Decoded>) -> Result<Vec<Receipt>, NotAccepted> {
-        self.check(&decoded)?;
-        let mut jobs = decoded;
-        self.complete(&mut jobs).await.map_err(NotAccepted::Store)?;
+    async fn accept_each(self: &Arc<Self>, groups: Vec<Vec<Decoded>>) -> Vec<Result<Vec<Receipt>, NotAccepted>> {
+        let checks: Vec<_> = groups.iter().map(|jobs| self.check(jobs)).collect();
+        let good = groups.into_iter().zip(&checks).filter(|(_, check)| check.is_ok()).map(|(jobs, _)| jobs).collect();
+        let mut taken = match self.take(good).await {
+            Ok(taken) => taken.into_iter(),
+            Err(error) => return checks.into_iter().map(|check| check.and(Err(NotAccepted::Store(error.clone())))).collect(),
+        };
+        checks.into_iter().map(|check| check.and_then(|()| taken.next().unwrap_or(Err(NotAccepted::Stopping)))).collect()
+    }
+
+    /// Writes what has been checked, in one commit, and hands it to the lanes.
+    async fn take(self: &Arc<Self>, groups: Vec<Vec<Decoded>>) -> Result<Vec<Result<Vec<Receipt>, NotAccepted>>, StoreError> {
+        let mut groups = groups;
+        self.complete(&mut groups).await?;
         let now = Timestamp::now();
-        let ids: Vec<JobId> = jobs.iter().map(|decoded| decoded.id.clone()).collect();
-        let (new_jobs, prepared) = self.prepare_all(jobs, now).await?;
+        let (new_jobs, mut prepared) = self.prepare_all(groups, now).await?;
         let new_jobs = Arc::new(new_jobs);
         let lease = self.store.lease_until(now.saturating_add(self.lease));
-        let accepted = match self.store.accept(new_jobs.clone(), lease).await {
-            Err(error) => return Err(NotAccepted::Store(error)),
-            Ok(Err(conflicts)) => return Err(NotAccepted::Conflict(conflicts.0.into_iter().map(|place| ids[place].clone()).collect())),
-            Ok(Ok(accepted)) => accepted,
-        };
+        let answers = self.store.accept_all(new_jobs.clone(), lease).await?;
         fail::fail_point!("accept-committed");
-        let mut receipts = Vec::with_capacity(ids.len());
-        for ((id, job), (prepared, accepted)) in ids.into_iter().zip(new_jobs.iter()).zip(prepared.into_iter().zip(accepted)) {
-            receipts.push(match accepted {
+        let answer = |((answer, jobs), prepared): ((_, &Vec<NewJob>), Vec<Prepared>)| match answer {
+            Ok(accepted) => Ok(self.receipts(jobs, prepared, accepted, now)),
+            Err(Conflicts(places)) => Err(NotAccepted::Conflict(places.into_iter().map(|place| jobs[place].envelope.id.clone()).collect())),
+        };
+        Ok(answers.into_iter().zip(new_jobs.iter()).zip(prepared.drain(..)).map(answer).collect())
+    }
+
+    fn receipts(&self, jobs: &[NewJob], prepared: Vec<Prepared>, accepted: Vec<Accepted>, now: Timestamp) -> Vec<Receipt> {
+        let receipt = |((job, prepared), accepted): ((&NewJob, Prepared), Accepted)| {
+            let id = job.envelope.id.clone();
+            match accepted {
                 Accepted::Repeat { deliveries, skipped } => {
                     emit(&Event::JobRepeated { job: &id });
                     Receipt { id, deliveries, repeated: true, skipped }
@@ -169,13 +190,14 @@ impl Inner {
                 Accepted::New { num } => {
                     let deliveries = job.planned.iter().map(|(_, count)| count).sum();
                     let template = job.envelope.template.as_ref().map(TemplateName::as_str);
-                    emit(&Event::JobAccepted { job: &id, template, deliveries, skipped: job.skipped.len() });
+                    let traceparent = job.envelope.traceparent.as_deref();
+                    emit(&Event::JobAccepted { job: &id, template, deliveries, skipped: job.skipped.len(), traceparent });
                     self.hand_over(job, num, prepared, now);
                     Receipt { id, deliveries, repeated: false, skipped: job.skipped.clone() }
                 }
-            });
-        }
-        Ok(receipts)
+            }
+        };
+        jobs.iter().zip(prepared).zip(accepted).map(receipt).collect()
     }
 
     /// What only the loaded templates can tell.
@@ -197,9 +219,10 @@ impl Inner {
     }
 
     /// Completes recipients from contacts. Addresses in the job win.
-    async fn complete(&self, jobs: &mut [Decoded]) -> Result<(), StoreError> {
-        let mut wanted: Vec<UserId> = jobs
+    async fn complete(&self, groups: &mut [Vec<Decoded>]) -> Result<(), StoreError> {
+        let mut wanted: Vec<UserId> = groups
             .iter()
+            .flatten()
             .flat_map(|decoded| &decoded.job.to)
             .filter(|recipient| is_incomplete(recipient))
             .map(|recipient| recipient.user_id.clone())
@@ -210,7 +233,7 @@ impl Inner {
         wanted.sort_unstable();
         wanted.dedup();
         let contacts = self.store.contacts(wanted).await?;
-        for recipient in jobs.iter_mut().flat_map(|decoded| &mut decoded.job.to) {
+        for recipient in groups.iter_mut().flatten().flat_map(|decoded| &mut decoded.job.to) {
             if let Some(contact) = contacts.get(&recipient.user_id) {
                 complete(recipient, contact);
             }
@@ -219,18 +242,22 @@ impl Inner {
     }
 
     /// Many recipients are expanded off the runtime's own threads.
-    async fn prepare_all(self: &Arc<Self>, jobs: Vec<Decoded>, now: Timestamp) -> Result<(Vec<NewJob>, Vec<Prepared>), NotAccepted> {
-        let recipients: usize = jobs.iter().map(|decoded| decoded.job.to.len()).sum();
-        if recipients <= INLINE_LIMIT {
-            return Ok(jobs.into_iter().map(|decoded| self.prepare(decoded, now)).unzip());
-        }
+    async fn prepare_all(self: &Arc<Self>, groups: Vec<Vec<Decoded>>, now: Timestamp) -> Result<Groups, StoreError> {
+        let recipients: usize = groups.iter().flatten().map(|decoded| decoded.job.to.len()).sum();
+        let jobs: usize = groups.iter().map(Vec::len).sum();
         let inner = self.clone();
-        let prepared = tokio::task::spawn_blocking(move || jobs.into_iter().map(|decoded| inner.prepare(decoded, now)).unzip());
-        prepared.await.map_err(|_| NotAccepted::Stopping)
+        let prepare = move || {
+            let group = |jobs: Vec<Decoded>| jobs.into_iter().map(|decoded| inner.prepare(decoded, now)).unzip();
+            groups.into_iter().map(group).unzip()
+        };
+        if recipients <= INLINE_LIMIT.max(jobs) {
+            return Ok(prepare());
+        }
+        tokio::task::spawn_blocking(prepare).await.map_err(|panicked| StoreError::Read(panicked.to_string()))
     }
 
     fn prepare(&self, decoded: Decoded, now: Timestamp) -> (NewJob, Prepared) {
-        let Decoded { job, id, body_hash } = decoded;
+        let Decoded { job, id, body_hash, traceparent } = decoded;
         let available = match &job.template {
             Some(name) => self.templates.channels(name).unwrap_or_default(),
             None => Channel::ALL.into_iter().collect(),
@@ -257,6 +284,7 @@ impl Inner {
             data: job.data,
             collapse_key: job.collapse_key,
             metadata: job.metadata,
+            traceparent,
         });
         let deliveries = if expanded.deliveries.len() > STEP {
             NewDeliveries::Later(to_json(&Plan {

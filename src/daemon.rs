@@ -18,10 +18,15 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     accept::Acceptor,
     admin::{self, AdminState, DevelopmentTokens, Guard, Readiness},
-    channel::outbox::{self, Outbox, OutboxSettings},
+    amqp::Broker,
+    channel::{
+        Provider,
+        outbox::{self, Outbox, OutboxSettings},
+    },
     config::{AdminConfig, Config, PublicConfig},
     event::{Event, emit},
-    intake::http::HttpIntake,
+    feed::EventFeed,
+    intake::{amqp::AmqpIntake, http::HttpIntake},
     lane::{Carried, Carrier, Lane},
     live::{self, LiveState},
     model::{Channel, DeliveryKey, PerChannel, Problem},
@@ -29,7 +34,7 @@ use crate::{
         self, Gate, Hub, HubLimits, JwtKeySettings, JwtSettings, JwtVerifier, ListenerCounters, ListenerSettings, OriginPolicy,
         SessionCounters, SessionSettings, Sessions,
     },
-    store::{Store, StoreSettings},
+    store::{EventSettings, Store, StoreSettings},
     template::{Limits, Templates},
 };
 
@@ -67,11 +72,13 @@ impl Mode {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 pub struct Options {
     pub mode: Mode,
     /// With the commit.
     pub version: &'static str,
+    /// Providers of whoever embeds the daemon; they stand in place of those the configuration names for their channel.
+    pub providers: PerChannel<Vec<Arc<dyn Provider>>>,
 }
 
 /// Where it listens.
@@ -105,6 +112,11 @@ pub fn store_settings(config: &Config) -> StoreSettings {
         retention: config.store.retention,
         idempotency_retention: config.intake.idempotency_retention,
         inbox_retention: config.store.inbox_retention,
+        events: config.amqp.events.enabled.then(|| EventSettings {
+            statuses: config.amqp.events.statuses.iter().copied().collect(),
+            limit: config.amqp.events.limit,
+            when_full: config.amqp.events.when_full,
+        }),
     }
 }
 
@@ -126,10 +138,11 @@ pub async fn run(
     let ready = Ready { public: public.local_addr()?, admin: admin.local_addr()? };
     let settings = store_settings(&config);
     let store = tokio::task::spawn_blocking(move || Store::open(settings)).await??;
+    let Options { mode, version, .. } = options;
     let daemon = Daemon::build(config, options, templates, store, ready, started)?;
     emit(&Event::DaemonStarted {
-        version: options.version,
-        mode: options.mode.as_str(),
+        version,
+        mode: mode.as_str(),
         public: &ready.public.to_string(),
         admin: &ready.admin.to_string(),
         store: &daemon.config.store.url,
@@ -172,6 +185,10 @@ struct Daemon {
     store: Store,
     lanes: PerChannel<Arc<Lane>>,
     acceptor: Acceptor,
+    /// Where there is a broker.
+    amqp: Option<AmqpIntake>,
+    /// Where there is a broker that wants events.
+    feed: Option<Arc<EventFeed>>,
     outbox: Arc<Outbox>,
     templates: Arc<Templates>,
     hub: Hub,
@@ -220,12 +237,17 @@ impl Daemon {
         let sessions = Sessions::new(session_settings, delivered_sender, session_counters.clone(), close_sockets.clone(), tracker.clone());
         let outbox = Arc::new(build_outbox(&config)?);
         let lanes = PerChannel::from_fn(|channel| {
-            let carrier = build_carrier(&config, channel, &outbox, &hub);
+            let carrier = build_carrier(&config, &options, channel, &outbox, &hub);
             Lane::new(channel, config.channel.get(channel).clone(), config.store.lease, carrier, store.clone(), templates.clone())
         });
         let acceptor =
             Acceptor::new(store.clone(), templates.clone(), lanes.clone(), config.channel.clone(), config.store.lease, stop.clone());
+        let broker = Broker::new(&config.amqp, env!("CARGO_PKG_VERSION"));
+        let feed = broker.clone().filter(|_| config.amqp.events.enabled);
         Ok(Self {
+            amqp: broker
+                .map(|broker| AmqpIntake::new(broker, acceptor.clone(), store.clone(), &config.amqp, config.intake.clone(), stop.clone())),
+            feed: feed.map(|broker| Arc::new(EventFeed::new(broker, store.clone(), stop.clone()))),
             verifier: Arc::new(build_verifier(&config)),
             metrics: metrics_recorder()?,
             delivered: std::sync::Mutex::new(Some(delivered)),
@@ -252,7 +274,10 @@ impl Daemon {
 
     /// Channels whose only provider captures instead of sending.
     fn captures(&self) -> Vec<Channel> {
-        let captures = |channel: &Channel| self.config.channel.get(*channel).providers.iter().all(|provider| provider == outbox::NAME);
+        let captures = |channel: &Channel| {
+            let named = &self.config.channel.get(*channel).providers;
+            self.options.providers[*channel].is_empty() && named.iter().all(|provider| provider == outbox::NAME)
+        };
         Channel::ALL.into_iter().filter(captures).collect()
     }
 
@@ -288,6 +313,13 @@ impl Daemon {
             self.tracker.spawn(lane.clone().run());
         }
         self.acceptor.start();
+        if let Some(amqp) = &self.amqp {
+            self.tracker.spawn(amqp.clone().run());
+        }
+        if let Some(feed) = &self.feed {
+            let feed = feed.clone();
+            self.tracker.spawn(async move { feed.run().await });
+        }
         self.tracker.spawn(background::purge(self.store.clone(), self.stop.clone()));
         self.tracker.spawn(background::keep_house(self.metrics.clone(), self.store.clone(), self.stop.clone()));
         let delivered = self.delivered.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
@@ -332,6 +364,8 @@ impl Daemon {
             lanes: self.lanes.clone(),
             templates: self.templates.clone(),
             outbox: self.outbox.clone(),
+            amqp: self.amqp.clone(),
+            feed: self.feed.clone(),
             hub: self.hub.clone(),
             metrics: self.metrics.clone(),
             sessions: self.session_counters.clone(),
@@ -409,12 +443,13 @@ fn build_outbox(config: &Config) -> anyhow::Result<Outbox> {
 }
 
 /// The providers of a channel by their names. A new provider is registered here.
-fn build_carrier(config: &Config, channel: Channel, outbox: &Arc<Outbox>, hub: &Hub) -> Carrier {
+fn build_carrier(config: &Config, options: &Options, channel: Channel, outbox: &Arc<Outbox>, hub: &Hub) -> Carrier {
     if channel == Channel::Live {
         return Carrier::Sockets(hub.clone());
     }
-    let carried = config.channel.get(channel).providers.iter().map(|_| Carried::new(outbox.clone(), config.breaker.clone()));
-    Carrier::Providers(carried.collect())
+    let named = || config.channel.get(channel).providers.iter().map(|_| outbox.clone() as Arc<dyn Provider>).collect();
+    let providers = if options.providers[channel].is_empty() { named() } else { options.providers[channel].clone() };
+    Carrier::Providers(providers.into_iter().map(|provider| Carried::new(provider, config.breaker.clone())).collect())
 }
 
 fn build_verifier(config: &Config) -> JwtVerifier {

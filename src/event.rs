@@ -40,12 +40,20 @@ pub enum Event<'a> {
         template: Option<&'a str>,
         deliveries: u32,
         skipped: usize,
+        /// The producer's trace (W3C Trace Context).
+        traceparent: Option<&'a str>,
     },
     JobRepeated {
         job: &'a JobId,
     },
     JobRefused {
         code: &'static str,
+        problems: usize,
+    },
+    /// A message that no job could be made of, now on the rejected queue.
+    JobRejected {
+        reason: &'static str,
+        message_id: Option<&'a str>,
         problems: usize,
     },
     JobCancelled {
@@ -105,6 +113,15 @@ pub enum Event<'a> {
         provider: &'static str,
         channel: Channel,
     },
+    BrokerConnected {
+        link: &'static str,
+        host: &'a str,
+    },
+    BrokerLost {
+        link: &'static str,
+        reason: &'a str,
+        needs_a_person: bool,
+    },
     StoreUnwritable {
         error: &'a str,
     },
@@ -134,8 +151,10 @@ pub fn emit(event: &Event<'_>) {
         Event::JobAccepted { .. }
         | Event::JobRepeated { .. }
         | Event::JobRefused { .. }
+        | Event::JobRejected { .. }
         | Event::JobCancelled { .. }
         | Event::ContactChanged { .. } => emit_intake(event),
+        Event::BrokerConnected { .. } | Event::BrokerLost { .. } => emit_broker(event),
         Event::StoreUnwritable { .. } | Event::StoreWritable | Event::StoreFailed { .. } | Event::StorePurged { .. } => emit_store(event),
         _ => emit_delivery(event),
     }
@@ -159,10 +178,10 @@ fn emit_daemon(event: &Event<'_>) {
 
 fn emit_intake(event: &Event<'_>) {
     match event {
-        Event::JobAccepted { job, template, deliveries, skipped } => {
+        Event::JobAccepted { job, template, deliveries, skipped, traceparent } => {
             counter!("tarishi_jobs_total", "result" => "accepted").increment(1);
             counter!("tarishi_deliveries_accepted_total").increment(u64::from(*deliveries));
-            info!(%job, template, deliveries, skipped, "job accepted");
+            info!(%job, template, deliveries, skipped, traceparent, "job accepted");
         }
         Event::JobRepeated { job } => {
             counter!("tarishi_jobs_total", "result" => "repeated").increment(1);
@@ -172,11 +191,30 @@ fn emit_intake(event: &Event<'_>) {
             counter!("tarishi_jobs_total", "result" => *code).increment(1);
             info!(code, problems, "job refused");
         }
+        Event::JobRejected { reason, message_id, problems } => {
+            counter!("tarishi_jobs_total", "result" => *reason).increment(1);
+            warn!(reason, message_id, problems, "job rejected: it is on the queue tarishi.rejected; see `tarishi rejected list`");
+        }
         Event::JobCancelled { job, by, cancelled, too_late } => {
             counter!("tarishi_jobs_cancelled_total").increment(1);
             info!(%job, by, cancelled, too_late, "job cancelled");
         }
         Event::ContactChanged { user, by, what } => info!(user, by, what, "contact changed"),
+        _ => {}
+    }
+}
+
+fn emit_broker(event: &Event<'_>) {
+    match event {
+        Event::BrokerConnected { link, host } => info!(link, host, "broker connected"),
+        Event::BrokerLost { link, reason, needs_a_person } => {
+            counter!("tarishi_broker_lost_total", "link" => *link).increment(1);
+            if *needs_a_person {
+                error!(link, reason, "broker refuses: trying again, but it will not mend by itself");
+            } else {
+                warn!(link, reason, "broker lost: trying again until it is back");
+            }
+        }
         _ => {}
     }
 }

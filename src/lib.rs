@@ -5,11 +5,13 @@
 
 pub mod accept;
 pub mod admin;
+pub mod amqp;
 pub mod channel;
 pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod event;
+pub mod feed;
 pub mod intake;
 pub mod lane;
 pub mod live;

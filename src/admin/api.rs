@@ -12,8 +12,12 @@ use serde_json::{Value, json};
 
 use super::{AdminState, Caller, query::Parameters};
 use crate::{
+    amqp::LinkStatus,
     event::{Event, emit},
-    intake::problem_details::ProblemDetails,
+    intake::{
+        amqp::{AmqpIntake, AmqpStatus},
+        problem_details::ProblemDetails,
+    },
     lane::ProviderStatus,
     model::{Channel, DeliveryKey, JobId, Problem, Status, TemplateName, Timestamp, UserId},
     socket::sign_development_token,
@@ -37,7 +41,19 @@ pub(super) struct StatusAnswer {
     accepted: i64,
     purged: i64,
     commits: i64,
+    /// Where jobs come from over AMQP; `null` without a broker.
+    broker: Option<AmqpStatus>,
+    /// Where events go; `null` when they are off.
+    events: Option<EventsAnswer>,
     lanes: Vec<LaneAnswer>,
+}
+
+#[derive(Serialize)]
+struct EventsAnswer {
+    #[serde(flatten)]
+    link: LinkStatus,
+    pending: u64,
+    dropped: i64,
 }
 
 #[derive(Serialize)]
@@ -73,7 +89,7 @@ pub(super) async fn status(State(state): State<Arc<AdminState>>) -> Json<StatusA
             }
         })
         .collect();
-    let reasons = state.readiness.reasons(&state.store);
+    let reasons = state.reasons();
     let load = |value: &std::sync::atomic::AtomicI64| value.load(std::sync::atomic::Ordering::Relaxed);
     Json(StatusAnswer {
         version: state.version,
@@ -86,6 +102,12 @@ pub(super) async fn status(State(state): State<Arc<AdminState>>) -> Json<StatusA
         accepted: load(&counts.accepted),
         purged: load(&counts.purged),
         commits: state.store.commits(),
+        broker: state.amqp.as_ref().map(AmqpIntake::status),
+        events: state.feed.as_ref().map(|feed| EventsAnswer {
+            link: feed.status(),
+            pending: state.store.events_pending(),
+            dropped: state.store.events_dropped(),
+        }),
         lanes,
     })
 }

@@ -24,7 +24,7 @@ pub(super) async fn livez() -> &'static str {
 
 /// Whether to send work here: 200 or 503. Channels that only capture are named, ready or not.
 pub(super) async fn readyz(State(state): State<Arc<AdminState>>) -> Response {
-    let reasons = state.readiness.reasons(&state.store);
+    let reasons = state.reasons();
     let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let note = (!state.captures.is_empty()).then_some("the channels under `captures` have only the outbox: they send nothing");
     (status, Json(json!({ "ready": reasons.is_empty(), "reasons": reasons, "captures": state.captures, "note": note }))).into_response()
@@ -48,9 +48,25 @@ pub(super) async fn metrics(State(state): State<Arc<AdminState>>) -> Response {
         }
     }
     count_sockets(&state);
+    measure_broker(&state);
     gauge!("tarishi_sockets").set(small(state.hub.connections()));
-    gauge!("tarishi_ready").set(f64::from(u8::from(state.readiness.reasons(&state.store).is_empty())));
+    gauge!("tarishi_ready").set(f64::from(u8::from(state.reasons().is_empty())));
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], state.metrics.render()).into_response()
+}
+
+fn measure_broker(state: &AdminState) {
+    let connected = |is: bool| f64::from(u8::from(is));
+    if let Some(amqp) = &state.amqp {
+        let status = amqp.status();
+        gauge!("tarishi_broker_connected", "link" => "jobs").set(connected(status.link.connected));
+        gauge!("tarishi_amqp_unacknowledged").set(small(status.unacknowledged));
+    }
+    if let Some(feed) = &state.feed {
+        gauge!("tarishi_broker_connected", "link" => "events").set(connected(feed.status().connected));
+        #[expect(clippy::cast_precision_loss, reason = "Prometheus knows only doubles")]
+        gauge!("tarishi_events_pending").set(state.store.events_pending() as f64);
+        counter!("tarishi_events_dropped_total").absolute(u64::try_from(state.store.events_dropped()).unwrap_or(0));
+    }
 }
 
 fn count_sockets(state: &AdminState) {

@@ -29,7 +29,9 @@ use secrecy::SecretString;
 pub use self::guard::{Caller, Guard};
 use crate::{
     channel::outbox::Outbox,
+    feed::EventFeed,
     intake::{
+        amqp::AmqpIntake,
         http::{self, HttpIntake},
         problem_details::ProblemDetails,
     },
@@ -46,6 +48,10 @@ pub struct AdminState {
     pub lanes: PerChannel<Arc<Lane>>,
     pub templates: Arc<Templates>,
     pub outbox: Arc<Outbox>,
+    /// Where there is a broker.
+    pub amqp: Option<AmqpIntake>,
+    /// Where there is a broker that wants events.
+    pub feed: Option<Arc<EventFeed>>,
     pub hub: Hub,
     pub metrics: PrometheusHandle,
     pub sessions: Arc<SessionCounters>,
@@ -59,6 +65,18 @@ pub struct AdminState {
     pub captures: Vec<Channel>,
     /// Present in development only: anybody who reaches this listener may have a token.
     pub development: Option<DevelopmentTokens>,
+}
+
+impl AdminState {
+    /// Why work should not be sent here; empty when ready.
+    fn reasons(&self) -> Vec<&'static str> {
+        let mut reasons = self.readiness.reasons(&self.store);
+        let is_taking = reasons.is_empty();
+        if is_taking && self.amqp.as_ref().is_some_and(|amqp| !amqp.status().link.connected) {
+            reasons.push("no connection to the broker: no jobs come in over AMQP");
+        }
+        reasons
+    }
 }
 
 /// What tokens for trying the live socket are made with.
@@ -85,8 +103,8 @@ impl Readiness {
         self.draining.store(true, Ordering::Release);
     }
 
-    /// Why not; empty when ready.
-    pub fn reasons(&self, store: &Store) -> Vec<&'static str> {
+    /// Why not, as far as this process goes.
+    fn reasons(&self, store: &Store) -> Vec<&'static str> {
         let mut reasons = Vec::new();
         if !self.serving.load(Ordering::Acquire) {
             reasons.push("starting");
@@ -94,8 +112,8 @@ impl Readiness {
         if self.draining.load(Ordering::Acquire) {
             reasons.push("draining");
         }
-        if !store.is_writable() {
-            reasons.push("the store cannot be written");
+        if let Some(closed) = store.closed_to_jobs() {
+            reasons.push(closed.as_str());
         }
         reasons
     }

@@ -98,7 +98,7 @@ fn templates_alone(sources: &Sources) -> Option<Config> {
     let keys = table.get(section).and_then(toml::Value::as_table).into_iter().flatten();
     let overrides = keys.map(|(key, value)| (format!("{section}.{key}"), value.clone())).collect();
     let env = sources.env.iter().filter(|(name, _)| name.starts_with("TARISHI__TEMPLATES")).cloned().collect();
-    config::load(&Sources { file: None, env, overrides, development: false }).ok()
+    config::load(&Sources { env, overrides, ..Sources::default() }).ok()
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ impl Default for Patience {
 
 impl Patience {
     /// The wait after this failed attempt, counted from 1. The daemon's own wish is honoured up to a minute.
-    fn wait(self, attempt: u32, retry_after: Option<Duration>) -> Option<Duration> {
+    pub fn wait(self, attempt: u32, retry_after: Option<Duration>) -> Option<Duration> {
         const WISH_LIMIT: Duration = Duration::from_mins(1);
         if attempt >= self.attempts {
             return None;
@@ -86,6 +86,11 @@ impl ApiError {
             Self::NotTarishi { .. } => false,
             Self::Refused(refusal) => matches!(refusal.status, 429 | 503),
         }
+    }
+
+    /// The daemon answered that it does not have what was asked for.
+    pub const fn is_not_found(&self) -> bool {
+        matches!(self, Self::Refused(refusal) if refusal.status == 404)
     }
 
     const fn retry_after(&self) -> Option<Duration> {
@@ -144,7 +149,7 @@ impl From<ApiError> for Failure {
 }
 
 /// What became of one job that was handed over.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
     pub id: String,
     pub deliveries: u64,

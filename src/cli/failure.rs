@@ -70,6 +70,12 @@ impl Failure {
         Self { hint: hint.into(), ..self }
     }
 
+    /// The same with one more thing to know.
+    pub fn with_more_hint(self, more: &str) -> Self {
+        let hint = [self.hint.as_str(), more].into_iter().filter(|hint| !hint.is_empty()).collect::<Vec<_>>().join("; ");
+        Self { hint, ..self }
+    }
+
     pub fn print(&self) {
         output::note(&self.text(Paint::stderr()));
     }

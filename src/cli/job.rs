@@ -15,7 +15,7 @@ use super::{
     failure::{Exit, Failure},
     recipient,
 };
-use crate::model::{Channel, Job, JobId, Priority, Recipient, TemplateName, Timestamp, Version};
+use crate::model::{Channel, Job, JobId, Priority, Recipient, Status, TemplateName, Timestamp, Version};
 
 /// Largest input read, in bytes.
 const INPUT_LIMIT: u64 = 1 << 30;
@@ -24,6 +24,8 @@ const RECIPIENTS_PER_JOB: usize = 10_000;
 /// Jobs in one request (`intake.array_limit`), and their bytes, well below `intake.request_limit`.
 const BATCH_JOBS: usize = 1000;
 const BATCH_BYTES: usize = 8 << 20;
+/// Jobs on their way to the broker at once, within the same bytes.
+const WINDOW_JOBS: usize = 256;
 
 /// A job, option by option.
 #[derive(Args, Clone, Debug, Default)]
@@ -75,6 +77,10 @@ pub struct JobArgs {
 
 pub fn channels() -> impl clap::builder::TypedValueParser<Value = Channel> {
     PossibleValuesParser::new(Channel::ALL.map(Channel::as_str)).try_map(|text| text.parse::<Channel>())
+}
+
+pub fn statuses() -> impl clap::builder::TypedValueParser<Value = Status> {
+    PossibleValuesParser::new(Status::ALL.map(Status::as_str)).try_map(|text| text.parse::<Status>())
 }
 
 fn priorities() -> impl clap::builder::TypedValueParser<Value = Priority> {
@@ -189,6 +195,13 @@ pub struct Batch {
     pub jobs: std::ops::Range<usize>,
 }
 
+/// One job, in the form in which it is sent.
+#[derive(Debug)]
+pub struct FinishedJob {
+    pub id: String,
+    pub body: String,
+}
+
 impl Jobs {
     pub fn from_options(options: JobArgs, run: String, repeat: Option<u32>) -> Result<Self, Failure> {
         let are_repeatable = options.id.is_some();
@@ -232,7 +245,7 @@ impl Jobs {
     pub fn batch(&self, first: usize) -> Result<Batch, Failure> {
         let (mut bodies, mut bytes) = (Vec::new(), 0);
         for index in first..self.len().min(first + BATCH_JOBS) {
-            let body = self.finished(index)?;
+            let FinishedJob { body, .. } = self.finished(index)?;
             bytes += body.len() + 1;
             if bytes > BATCH_BYTES && !bodies.is_empty() {
                 break;
@@ -244,8 +257,22 @@ impl Jobs {
         Ok(Batch { body, jobs })
     }
 
+    /// The jobs from `first` on, one by one, as many as are worth waiting for at once.
+    pub fn window(&self, first: usize) -> Result<Vec<FinishedJob>, Failure> {
+        let (mut jobs, mut bytes) = (Vec::new(), 0);
+        for index in first..self.len().min(first + WINDOW_JOBS) {
+            let job = self.finished(index)?;
+            bytes += job.body.len();
+            if bytes > BATCH_BYTES && !jobs.is_empty() {
+                break;
+            }
+            jobs.push(job);
+        }
+        Ok(jobs)
+    }
+
     /// The job at `index` with its id. What needs no id is sent byte for byte as it was written.
-    fn finished(&self, index: usize) -> Result<String, Failure> {
+    fn finished(&self, index: usize) -> Result<FinishedJob, Failure> {
         let place = self.place(index);
         let document = &self.documents[place];
         let mut with_id = members(document).map_err(|error| not_a_job(place, &error.to_string()))?;
@@ -255,13 +282,14 @@ impl Jobs {
         };
         let made = || if self.documents.len() == 1 { self.run.clone() } else { format!("{}-{}", self.run, place + 1) };
         let id = match (given, self.repeat) {
-            (Some(_), None) => return Ok(document.get().to_owned()),
+            (Some(id), None) => return Ok(FinishedJob { id, body: document.get().to_owned() }),
             (None, None) => made(),
             (given, Some(_)) => format!("{}-{}", given.unwrap_or_else(made), index / self.documents.len() + 1),
         };
         let id_json = serde_json::value::to_raw_value(&id).map_err(|error| not_a_job(place, &error.to_string()))?;
         with_id.insert("id".into(), &id_json);
-        serde_json::to_string(&with_id).map_err(|error| not_a_job(place, &error.to_string()))
+        let body = serde_json::to_string(&with_id).map_err(|error| not_a_job(place, &error.to_string()))?;
+        Ok(FinishedJob { id, body })
     }
 }
 

@@ -1,7 +1,7 @@
 //! The command line: parse, call the library, print. It decides nothing about notifications, and speaks to the running daemon only
-//! through its admin API.
+//! through its admin API, and to the broker for what is there.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc};
 
 use clap::{
     Parser, Subcommand,
@@ -9,9 +9,11 @@ use clap::{
 };
 
 mod audit;
+mod broker;
 mod check;
 mod client;
 mod dev;
+mod events;
 mod failure;
 mod job;
 mod log;
@@ -20,9 +22,11 @@ mod output;
 mod preview;
 mod progress;
 mod recipient;
+mod rejected;
 mod samples;
 mod schema;
 mod send;
+mod send_amqp;
 mod serve;
 mod server;
 mod settings;
@@ -32,6 +36,8 @@ mod wait;
 
 use failure::{Exit, Failure};
 use settings::GlobalArgs;
+
+use crate::{channel::Provider, model::PerChannel};
 
 /// `0.1.0 (abc1234 2026-11-23)`: the release, and the commit it was built from where that is known.
 pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), env!("TARISHI_BUILD"));
@@ -55,8 +61,8 @@ Exit codes:
   1  failed, or with --wait: some delivery did
   2  wrong usage
   3  problems in the configuration or the templates
-  4  the daemon cannot be reached
-  5  the daemon refused
+  4  the daemon, or the broker, cannot be reached
+  5  the daemon, or the broker, refused
   6  the audit does not balance
 
 Environment:
@@ -81,6 +87,10 @@ enum Command {
     Dev(dev::DevArgs),
     /// Hand jobs to the running daemon
     Send(Box<send::SendArgs>),
+    /// Show what becomes of deliveries, as it happens
+    Events(events::EventsArgs),
+    /// Look at what came over the broker and was no job; send it again, or remove it
+    Rejected(rejected::RejectedArgs),
     /// Show what the running daemon is doing
     Status(status::StatusArgs),
     /// Check that nothing accepted is unaccounted for
@@ -99,7 +109,10 @@ enum Command {
 
 /// Reads the command line, does what it says, and returns what a script sees.
 pub fn main() -> ExitCode {
-    let ended = Cli::parse().run();
+    ended(Cli::parse().run())
+}
+
+fn ended(ended: Result<(), Failure>) -> ExitCode {
     log_writer::flush();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -108,6 +121,11 @@ pub fn main() -> ExitCode {
             failure.exit.into()
         }
     }
+}
+
+/// Runs the daemon inside another program, with providers of that program's own. The configuration is the environment's.
+pub fn run_with(providers: PerChannel<Vec<Arc<dyn Provider>>>) -> ExitCode {
+    ended(serve::run_with(providers))
 }
 
 impl Cli {
@@ -120,6 +138,8 @@ impl Cli {
             Command::Run(_) => serve::run(&global),
             Command::Dev(args) => dev::run(&args, &global),
             Command::Send(args) => one_shot(send::run(&args, &global)),
+            Command::Events(args) => one_shot(events::run(&args, &global)),
+            Command::Rejected(args) => one_shot(rejected::run(&args, &global)),
             Command::Status(args) => one_shot(status::run(&args, &global)),
             Command::Audit(args) => one_shot(audit::run(&args, &global)),
             Command::Check(args) => check::run(&args, &global),

@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, ErrorKind, IsTerminal as _, Write as _},
+    ops::ControlFlow,
     time::Duration,
 };
 
@@ -16,12 +17,23 @@ use super::failure::{Exit, Failure};
 /// # Errors
 /// stdout cannot take it, for another reason than that nobody reads it any more.
 pub fn print(text: &str) -> Result<(), Failure> {
+    print_to_reader(text).map(drop)
+}
+
+/// The same, for those who would go on for ever: breaks when nobody reads any more.
+pub fn print_to_reader(text: &str) -> Result<ControlFlow<()>, Failure> {
+    print_bytes(format!("{text}\n").as_bytes())
+}
+
+/// Writes to stdout what is there, and no line end after it.
+pub fn print_bytes(bytes: &[u8]) -> Result<ControlFlow<()>, Failure> {
     let mut stdout = io::stdout().lock();
-    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(ControlFlow::Continue(())),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
+        Err(error) => {
             Err(Failure::new(Exit::Failed, format!("the output cannot be written: {error}"), "check the disk that stdout goes to"))
         }
-        _ => Ok(()),
     }
 }
 
@@ -38,6 +50,12 @@ pub fn print_json_line(value: &impl Serialize) -> Result<(), Failure> {
 /// A line on stderr, for the person at the keyboard. When stderr is gone there is nobody to tell.
 pub fn note(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// A question on stderr, with the answer to follow on the same line.
+pub fn ask(question: &str) {
+    let mut stderr = io::stderr().lock();
+    let _ = write!(stderr, "{question}").and_then(|()| stderr.flush());
 }
 
 /// Without control characters but line ends and tabs: what others wrote must not move the cursor.

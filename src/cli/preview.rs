@@ -153,6 +153,7 @@ fn delivery(name: &TemplateName, data: Map<String, Value>, channel: Channel, loc
             data,
             collapse_key: None,
             metadata: std::collections::BTreeMap::new(),
+            traceparent: None,
         }),
         channel,
         priority: Priority::Normal,

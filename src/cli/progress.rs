@@ -53,6 +53,11 @@ impl Progress {
         self.0.inc(steps);
     }
 
+    /// There is more to do than was known.
+    pub fn longer(&self, steps: u64) {
+        self.0.inc_length(steps);
+    }
+
     /// A line on stderr that the bar does not run over.
     pub fn note(&self, text: &str) {
         self.0.suspend(|| output::note(&output::safe(text)));

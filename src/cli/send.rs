@@ -1,4 +1,4 @@
-//! `tarishi send`: hands jobs to the running daemon, and can wait for what becomes of them.
+//! `tarishi send`: hands jobs to the running daemon, or to the broker for it, and can wait for what becomes of them.
 
 use std::{
     collections::BTreeMap,
@@ -16,6 +16,7 @@ use super::{
     job::{Batch, JobArgs, Jobs},
     output::{self, count},
     progress::Progress,
+    send_amqp,
     server::ServerArgs,
     settings::GlobalArgs,
     wait,
@@ -29,10 +30,13 @@ Examples:
   tarishi send order.json                       one job, an array of jobs, or JSON Lines
   my-export | tarishi send - --json             receipts as JSON Lines, one per job
   tarishi send job.json --repeat 10000 --wait   load: the ids get -1 to -10000
+  tarishi send order.json --amqp                puts it on the broker's queue, also while the daemon is down
 
 Every job is sent with an id, so that asking again is safe: 429, 503 and a daemon that restarts are waited for, about half a minute. Give ids of your own to make the whole command safe to run again: what is known already is not sent twice.
 
-Exit codes: 0 accepted, and with --wait all sent; 1 failed, or not all sent; 2 usage; 4 not reached; 5 refused.";
+--amqp publishes to the exchange tarishi.jobs of the broker in [amqp] of the configuration, one message per job, and counts as sent what the broker has confirmed. Whether a job is a good one turns out when the daemon takes it: what it does not take is in `tarishi rejected list`. With --wait the daemon is asked for what became of them.
+
+Exit codes: 0 accepted, and with --wait all sent; 1 failed, or not all sent; 2 usage; 4 daemon or broker not reached; 5 refused.";
 
 #[derive(Args, Clone, Debug)]
 #[command(after_help = AFTER_HELP)]
@@ -48,6 +52,9 @@ pub struct SendArgs {
     /// Wait until every delivery has ended, at most so long
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "10m", value_parser = humantime::parse_duration)]
     pub wait: Option<Duration>,
+    /// Publish to the broker instead of asking the daemon
+    #[arg(long)]
+    pub amqp: bool,
     /// Print receipts as JSON Lines, one per job
     #[arg(long)]
     pub json: bool,
@@ -56,7 +63,14 @@ pub struct SendArgs {
 }
 
 pub async fn run(args: &SendArgs, global: &GlobalArgs) -> Result<(), Failure> {
+    if args.amqp && args.wait.is_none() && args.server.is_given() {
+        let hint = "with --amqp the jobs go to the broker in [amqp] of the configuration; only --wait asks the daemon";
+        return Err(Failure::usage("--server and --api-key-file have no meaning with --amqp", hint));
+    }
     let jobs = jobs(args)?;
+    if args.amqp {
+        return send_amqp::run(args, &jobs, global).await;
+    }
     let client = args.server.connect(global)?;
     let handed = hand_over(&client, &jobs, args).await?;
     if !args.json {

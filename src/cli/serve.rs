@@ -1,6 +1,6 @@
 //! `tarishi run`, and what it shares with `dev`: the runtime, the log and the signals.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -13,9 +13,11 @@ use super::{
     settings::{self, GlobalArgs},
 };
 use crate::{
-    config::Config,
+    channel::Provider,
+    config::{Config, Sources},
     daemon::{self, Mode, Options, Ready},
     event::{Event, emit},
+    model::PerChannel,
 };
 
 /// What still runs when the daemon has returned gets this long; all that matters is written by then.
@@ -53,8 +55,16 @@ pub fn run(global: &GlobalArgs) -> Result<(), Failure> {
     until_stopped(|stop| serve(config, Mode::Run, stop, |_| {}))
 }
 
+/// `tarishi run`, configured by the environment alone, with providers of whoever embeds it.
+pub fn run_with(providers: PerChannel<Vec<Arc<dyn Provider>>>) -> Result<(), Failure> {
+    let config = settings::load(&Sources { env: std::env::vars().collect(), ..Sources::default() })?;
+    log::start(config.log.format, &config.log.level)?;
+    let options = Options { mode: Mode::Run, version: VERSION, providers };
+    until_stopped(async |stop: Stop| Ok(daemon::run(config, options, stop.shutdown, stop.now, |_| {}).await?))
+}
+
 pub async fn serve(config: Config, mode: Mode, stop: Stop, on_ready: impl FnOnce(Ready) + Send) -> Result<(), Failure> {
-    daemon::run(config, Options { mode, version: VERSION }, stop.shutdown, stop.now, on_ready).await?;
+    daemon::run(config, Options { mode, version: VERSION, providers: PerChannel::default() }, stop.shutdown, stop.now, on_ready).await?;
     Ok(())
 }
 

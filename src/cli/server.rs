@@ -16,6 +16,8 @@ use super::{
 };
 use crate::config;
 
+/// Where the daemon may be besides `--server`.
+const SERVER_VARIABLE: &str = "TARISHI_SERVER";
 /// Where the key may be besides `--api-key-file`.
 const API_KEY_VARIABLE: &str = "TARISHI_API_KEY";
 
@@ -23,7 +25,7 @@ const API_KEY_VARIABLE: &str = "TARISHI_API_KEY";
 #[derive(Args, Clone, Debug, Default)]
 pub struct ServerArgs {
     /// The daemon's admin listener [default: `admin.listen` of the configuration]
-    #[arg(long, value_name = "URL", env = "TARISHI_SERVER", hide_env_values = true)]
+    #[arg(long, value_name = "URL", env = SERVER_VARIABLE, hide_env_values = true)]
     pub server: Option<String>,
     /// File with the API key, where the daemon asks for one; or set `TARISHI_API_KEY`
     #[arg(long, value_name = "FILE")]
@@ -31,6 +33,12 @@ pub struct ServerArgs {
 }
 
 impl ServerArgs {
+    /// Whether any of it was written on the command line. What the environment says is for all commands.
+    pub fn is_given(&self) -> bool {
+        let is_everywhere = || std::env::var(SERVER_VARIABLE).ok() == self.server;
+        self.api_key_file.is_some() || self.server.is_some() && !is_everywhere()
+    }
+
     pub fn connect(&self, global: &GlobalArgs) -> Result<Client, Failure> {
         let server = match &self.server {
             Some(server) => server.clone(),

@@ -56,14 +56,18 @@ impl GlobalArgs {
         if let Some(level) = &self.log_level {
             overrides.push(("log.level".to_owned(), level.as_str().into()));
         }
-        Sources { file: self.config.clone().or_else(default), env: environment(), overrides, development: false }
+        Sources { file: self.config.clone().or_else(default), env: environment(), overrides, ..Sources::default() }
     }
 
     /// The configuration for commands that need no secret of it: an operator may ask without being allowed to read them.
     pub fn load_without_secrets(&self) -> Result<Config, Vec<Problem>> {
+        config::load(&Sources { without_broker_password: true, ..self.sources_without_keys() })
+    }
+
+    fn sources_without_keys(&self) -> Sources {
         let mut sources = self.sources();
         sources.overrides.push(("auth.jwt.keys".to_owned(), toml::Value::Array(Vec::new())));
-        config::load(&sources)
+        sources
     }
 
     /// The log of a command that is no daemon.
@@ -80,6 +84,11 @@ impl GlobalArgs {
 /// Loads the configuration without its secrets, or tells everything that is wrong.
 pub fn load_without_secrets(global: &GlobalArgs) -> Result<Config, Failure> {
     global.load_without_secrets().map_err(|problems| Failure::configuration(&name(&global.sources()), problems))
+}
+
+/// Loads the configuration with the one secret that speaking to the broker takes, or tells everything that is wrong.
+pub fn load_with_broker_password(global: &GlobalArgs) -> Result<Config, Failure> {
+    load(&global.sources_without_keys())
 }
 
 /// Loads `sources`, or tells everything that is wrong.

@@ -44,6 +44,8 @@ struct StatusView {
     sockets: u64,
     accepted: u64,
     purged: u64,
+    broker: Option<LinkView>,
+    events: Option<EventsView>,
     lanes: Vec<LaneView>,
 }
 
@@ -58,6 +60,22 @@ struct LaneView {
     next_due_at: Option<Timestamp>,
     providers: Vec<ProviderView>,
     statuses: BTreeMap<String, u64>,
+}
+
+#[derive(Debug, Deserialize)]
+struct LinkView {
+    connected: bool,
+    since: Timestamp,
+    host: Option<String>,
+    reason: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct EventsView {
+    #[serde(flatten)]
+    link: LinkView,
+    pending: u64,
+    dropped: u64,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -87,6 +105,11 @@ fn told(status: &StatusView, now: Timestamp, paint: Paint) -> String {
         let captured = output::safe(&status.captures.join(", "));
         lines.push(format!("{} {captured}: captured by the outbox, nothing reaches anybody", paint.yellow("note:")));
     }
+    lines.extend(status.broker.as_ref().map(|broker| format!("broker: {}", link(broker, now, paint))));
+    lines.extend(status.events.as_ref().map(|events| {
+        let dropped = if events.dropped == 0 { String::new() } else { format!(", {} dropped", events.dropped) };
+        format!("events: {}, {} pending{dropped}", link(&events.link, now, paint), events.pending)
+    }));
     lines.push(format!("{} accepted, {} purged, {} sockets open", status.accepted, status.purged, status.sockets));
     lines.push(String::new());
     lines.push(output::table(
@@ -116,6 +139,16 @@ fn told(status: &StatusView, now: Timestamp, paint: Paint) -> String {
     lines.join("\n")
 }
 
+/// `connected to rabbit:5672 for 2h`, or why not.
+fn link(link: &LinkView, now: Timestamp, paint: Paint) -> String {
+    let since = output::rough(now.since(link.since));
+    match (link.connected, &link.host, &link.reason) {
+        (true, Some(host), _) => format!("connected to {} for {since}", output::safe(host)),
+        (_, _, Some(reason)) => format!("{} for {since}: {}", paint.red("not connected"), output::safe(reason)),
+        _ => paint.red("not connected"),
+    }
+}
+
 fn due_in(due: Timestamp, now: Timestamp) -> String {
     if due <= now { "now".to_owned() } else { format!("in {}", output::rough(due.since(now))) }
 }
@@ -134,6 +167,24 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn the_broker_is_told_where_there_is_one() {
+        #[track_caller]
+        fn check(members: serde_json::Value, expected: &[&str]) {
+            let status = serde_json::from_value(members).unwrap();
+            let told = told(&status, Timestamp::from_millis(7_200_000), Paint::OFF);
+            let lines: Vec<&str> = told.lines().filter(|line| line.starts_with("broker") || line.starts_with("events")).collect();
+            assert_eq!(lines, expected);
+        }
+        check(json!({}), &[]);
+        let up = json!({ "connected": true, "since": "1970-01-01T00:00:00Z", "host": "rabbit:5672", "reason": null });
+        let down = json!({ "connected": false, "since": "1970-01-01T01:00:00Z", "host": null, "reason": "connecting: refused", "pending": 7, "dropped": 2 });
+        check(
+            json!({ "broker": up, "events": down }),
+            &["broker: connected to rabbit:5672 for 2h", "events: not connected for 1h: connecting: refused, 7 pending, 2 dropped"],
+        );
+    }
 
     #[test]
     fn reads_at_a_glance() {

@@ -9,7 +9,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    client::{Client, Receipt},
+    client::{ApiError, Client, Receipt},
     failure::{Exit, Failure},
     output::{self, count},
     progress::Progress,
@@ -82,13 +82,33 @@ fn arrived(status: &str) -> bool {
 
 /// Waits for all of `receipts`, and tells them in their order.
 pub async fn run(client: &Client, receipts: Vec<Receipt>, deliveries: u64, limit: Duration, json: bool) -> Result<(), Failure> {
-    let until = Instant::now() + limit;
+    wait(&Wait { client, until: Instant::now() + limit, takes_time: false }, receipts, deliveries, json).await
+}
+
+/// The same for jobs that are on the broker's queue: the daemon knows them once it has taken them from there.
+pub async fn run_published(client: &Client, ids: Vec<String>, limit: Duration, json: bool) -> Result<(), Failure> {
+    let receipts = ids.into_iter().map(|id| Receipt { id, ..Receipt::default() }).collect();
+    wait(&Wait { client, until: Instant::now() + limit, takes_time: true }, receipts, 0, json).await
+}
+
+/// Whom to ask, and how long.
+struct Wait<'a> {
+    client: &'a Client,
+    until: Instant,
+    /// The daemon may not have a job yet.
+    takes_time: bool,
+}
+
+async fn wait(wait: &Wait<'_>, receipts: Vec<Receipt>, deliveries: u64, json: bool) -> Result<(), Failure> {
     let progress = Progress::waiting(deliveries, "waiting");
     let mut outcomes = Vec::with_capacity(receipts.len());
     let mut ended = stream::iter(receipts)
-        .map(async |receipt| Ok::<_, Failure>((outcome(client, &receipt.id, until, &progress).await?, receipt)))
+        .map(async |receipt| Ok::<_, Failure>((outcome(wait, &receipt.id, &progress).await?, receipt)))
         .buffered(ASKED_AT_ONCE);
-    while let Some((mut outcome, receipt)) = ended.try_next().await? {
+    while let Some((mut outcome, mut receipt)) = ended.try_next().await? {
+        if wait.takes_time {
+            receipt.deliveries = outcome.statuses.values().sum();
+        }
         if json {
             outcome.receipt = Some(receipt);
             output::print_json_line(&outcome)?;
@@ -113,24 +133,48 @@ pub async fn run(client: &Client, receipts: Vec<Receipt>, deliveries: u64, limit
 }
 
 /// What became of a job, once all of it has ended.
-async fn outcome(client: &Client, id: &str, until: Instant, progress: &Progress) -> Result<Outcome, Failure> {
-    let (mut pause, mut seen) = (FIRST_PAUSE, 0);
+async fn outcome(wait: &Wait<'_>, id: &str, progress: &Progress) -> Result<Outcome, Failure> {
+    let Wait { client, until, takes_time } = *wait;
+    let (mut pause, mut seen, mut is_known) = (FIRST_PAUSE, 0, !takes_time);
     loop {
-        let job = page(client, id, None, progress).await?;
-        let ended = job.deliveries_total.saturating_sub(job.open);
-        progress.add(ended.saturating_sub(seen));
-        seen = ended.max(seen);
-        if job.open == 0 {
-            return read(client, id, job, progress).await;
-        }
+        let open = match page(client, id, None, progress).await {
+            Err(error) if !is_known && error.is_not_found() => None,
+            Err(error) => return Err(error.into()),
+            Ok(job) => {
+                if !is_known {
+                    progress.longer(job.deliveries_total);
+                    is_known = true;
+                }
+                let ended = job.deliveries_total.saturating_sub(job.open);
+                progress.add(ended.saturating_sub(seen));
+                seen = ended.max(seen);
+                if job.open == 0 {
+                    return read(client, id, job, progress).await;
+                }
+                Some(job.open)
+            }
+        };
         if Instant::now() >= until {
-            let message = format!("{} of job {id} have not ended in time", count(job.open, "delivery"));
-            let hint = "the daemon goes on with them; see `tarishi status`, or wait longer with --wait=1h";
-            return Err(Failure::new(Exit::Failed, message, hint));
+            return Err(not_in_time(id, open));
         }
         tokio::time::sleep(pause.min(until.saturating_duration_since(Instant::now()))).await;
         pause = (pause * 3 / 2).min(LONGEST_PAUSE);
     }
+}
+
+/// `open` deliveries have not ended; `None`: the daemon has not taken the job.
+fn not_in_time(id: &str, open: Option<u64>) -> Failure {
+    let (message, hint) = match open {
+        Some(open) => (
+            format!("{} of job {id} have not ended in time", count(open, "delivery")),
+            "the daemon goes on with them; see `tarishi status`, or wait longer with --wait=1h",
+        ),
+        None => (
+            format!("the daemon has not accepted job {id} in time"),
+            "it waits on the queue tarishi.jobs (does the daemon run, with the same [amqp]?) or was rejected: see `tarishi rejected list`",
+        ),
+    };
+    Failure::new(Exit::Failed, message, hint)
 }
 
 /// Reads how a job's deliveries ended, from its first page on.
@@ -143,9 +187,9 @@ async fn read(client: &Client, id: &str, first: JobView, progress: &Progress) ->
     }
 }
 
-async fn page(client: &Client, id: &str, cursor: Option<&str>, progress: &Progress) -> Result<JobView, Failure> {
+async fn page(client: &Client, id: &str, cursor: Option<&str>, progress: &Progress) -> Result<JobView, ApiError> {
     let query: Vec<(&str, &str)> = [("limit", PAGE)].into_iter().chain(cursor.map(|cursor| ("cursor", cursor))).collect();
-    Ok(client.get_patiently(&["v1", "jobs", id], &query, |why| progress.note(why)).await?)
+    client.get_patiently(&["v1", "jobs", id], &query, |why| progress.note(why)).await
 }
 
 fn told(outcomes: &[Outcome], totals: &BTreeMap<&str, u64>) -> String {

@@ -7,7 +7,7 @@ use lettre::message::Mailbox;
 use reqwest::Url;
 use tracing_subscriber::EnvFilter;
 
-use super::{ChannelConfig, Config, IntakeConfig, OutboxConfig, StoreConfig, units};
+use super::{AmqpConfig, ChannelConfig, Config, IntakeConfig, OutboxConfig, StoreConfig, units};
 use crate::model::{Channel, PhoneNumber, Problem, nearest_hint};
 
 /// Beyond this a count is a slip of the finger.
@@ -20,6 +20,11 @@ const SIZE_LIMIT: ByteSize = ByteSize::gib(64);
 const READERS_LIMIT: u64 = 64;
 /// `serde_json` reads no deeper than 128 levels, and a job's `data` is not its outermost.
 const NESTING_LIMIT: u64 = 100;
+/// Quorum queues take no more.
+const PREFETCH_LIMIT: u64 = 2000;
+/// AMQP counts heartbeats in whole seconds.
+const HEARTBEAT_LEAST: Duration = Duration::from_secs(1);
+const HEARTBEAT_MOST: Duration = Duration::from_mins(10);
 /// Longest alphanumeric SMS sender (3GPP TS 23.040, section 9.1.2.5).
 const SMS_SENDER_LIMIT: usize = 11;
 
@@ -40,6 +45,7 @@ pub(super) fn check(config: &mut Config) -> Vec<Problem> {
         found.refuse("bus.url", "nothing may follow `memory:`", "write \"memory:\"");
     }
     found.intake(&config.intake);
+    found.amqp(&config.amqp);
     found.duration_or_zero("auth.jwt.leeway", config.auth.jwt.leeway);
     found.text("auth.jwt.user_claim", &config.auth.jwt.user_claim);
     found.unique(config.auth.jwt.keys.iter().map(|key| key.kid.as_deref()), |index| format!("auth.jwt.keys[{index}].kid"));
@@ -139,6 +145,36 @@ impl Found {
                 let least = units::size::written(*inner);
                 self.refuse(*outer_path, format!("smaller than `{inner_path}`"), format!("at least \"{least}\", or lower `{inner_path}`"));
             }
+        }
+    }
+
+    fn amqp(&mut self, amqp: &AmqpConfig) {
+        self.within("amqp.prefetch", amqp.prefetch, 1..=PREFETCH_LIMIT);
+        self.bounded("amqp.heartbeat", (HEARTBEAT_LEAST..=HEARTBEAT_MOST).contains(&amqp.heartbeat), "1s", "10m");
+        self.duration("amqp.connect_timeout", amqp.connect_timeout);
+        self.duration("amqp.call_timeout", amqp.call_timeout);
+        self.count("amqp.events.limit", amqp.events.limit);
+        for (index, host) in amqp.hosts.iter().enumerate() {
+            let (name, port) = host.rsplit_once(':').map_or((host.as_str(), None), |(name, port)| (name, Some(port)));
+            let is_name = !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || matches!(c, '/' | '@'));
+            if !is_name || port.is_some_and(|port| port.parse::<u16>().is_err()) {
+                self.refuse(format!("amqp.hosts[{index}]"), "not a host or host:port", "write it like \"rabbit-2.internal:5672\"");
+            }
+        }
+        if amqp.events.statuses.is_empty() {
+            self.refuse("amqp.events.statuses", "empty", "name some, or set `amqp.events.enabled = false`");
+        }
+        if amqp.events.enabled && amqp.url.is_none() {
+            self.refuse("amqp.events.enabled", "there is no broker to publish to", "set `amqp.url`");
+        }
+        if amqp.client_certificate_file.is_some() != amqp.client_key_file.is_some() {
+            let hint = "set both `client_certificate_file` and `client_key_file`, or neither";
+            self.refuse("amqp", "a client certificate and its key go together", hint);
+        }
+        let uses_tls = amqp.url.as_ref().is_none_or(super::BrokerUrl::is_tls);
+        let tls_keys = [("ca_file", &amqp.ca_file), ("client_certificate_file", &amqp.client_certificate_file)];
+        for (key, _) in tls_keys.into_iter().filter(|(_, file)| !uses_tls && file.is_some()) {
+            self.refuse(format!("amqp.{key}"), "has no meaning without TLS", "write the URL with amqps://");
         }
     }
 
@@ -338,6 +374,24 @@ mod tests {
             &["intake.request_limit: smaller than `intake.job_limit` (hint: at least \"32 MiB\", or lower `intake.job_limit`)"],
         );
         refused("intake.in_flight_limit = '1 MiB'", "intake.in_flight_limit: smaller than `intake.request_limit`");
+    }
+
+    #[test]
+    fn brokers_are_written_as_they_are_used() {
+        check("amqp.url = 'amqp://tarishi:secret@rabbit/'\namqp.events.enabled = true", &[]);
+        check(
+            "amqp.url = 'rabbit'",
+            &[
+                "amqp.url: does not begin with amqp:// or amqps:// (hint: write it like \"amqp://tarishi@rabbit.internal:5672/vhost\", or amqps:// for TLS)",
+            ],
+        );
+        check("amqp.events.enabled = true", &["amqp.events.enabled: there is no broker to publish to (hint: set `amqp.url`)"]);
+        check("amqp.prefetch = 0", &["amqp.prefetch: out of bounds (hint: between 1 and 2000)"]);
+        check("amqp.hosts = ['rabbit:port']", &["amqp.hosts[0]: not a host or host:port (hint: write it like \"rabbit-2.internal:5672\")"]);
+        refused("amqp.events.statuses = []", "amqp.events.statuses: empty");
+        refused("amqp.url = 'amqp://rabbit'\namqp.ca_file = 'ca.pem'", "amqp.ca_file: has no meaning without TLS");
+        refused("amqp.url = 'amqps://rabbit'\namqp.client_key_file = 'a.key'", "amqp: a client certificate and its key go together");
+        refused("amqp.password_file = 'none'\namqp.password_credential = 'none'", "amqp: has more than one password");
     }
 
     #[test]

@@ -8,8 +8,7 @@ use super::{Config, defaults_table, document};
 use crate::model::{Problem, nearest_hint};
 
 /// Sections that a full deployment has and this version does not, with what to do instead.
-const NOT_BUILT_SECTIONS: [(&str, &str); 6] = [
-    ("amqp", "leave it out; jobs come in over HTTP, at `admin.listen`"),
+const NOT_BUILT_SECTIONS: [(&str, &str); 5] = [
     ("chat", "leave it out"),
     ("provider.sendgrid", CAPTURE),
     ("provider.smtp", CAPTURE),

@@ -131,9 +131,11 @@ mod tests {
             Err("TARISHI__STORE__URL__PATH: `store.url` has no keys below it (hint: give it one value)"),
         );
         check(
-            "TARISHI__AMQP__URL",
-            "amqp://user:password@host",
-            Err("TARISHI__AMQP__URL: not built into this version (hint: leave it out; jobs come in over HTTP, at `admin.listen`)"),
+            "TARISHI__PROVIDER__TWILIO__AUTH_TOKEN",
+            "hush",
+            Err(
+                "TARISHI__PROVIDER__TWILIO__AUTH_TOKEN: not built into this version (hint: leave it out; provider \"outbox\" captures messages)",
+            ),
         );
         check(
             "TARISHI__CHANNEL__EMAIL__PROVIDERS",

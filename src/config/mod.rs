@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
+mod amqp;
 mod check;
 mod keys;
 mod layers;
@@ -20,6 +21,7 @@ mod sections;
 mod tests;
 mod units;
 
+pub use amqp::{AmqpConfig, BrokerUrl, EventsConfig, WhenFull};
 pub use keys::schema;
 pub use sections::{
     AdminConfig, Algorithm, ApiKey, AuthConfig, BreakerConfig, BusConfig, ChannelConfig, ChannelsConfig, IntakeConfig, JwtConfig, JwtKey,
@@ -44,6 +46,8 @@ pub struct Sources {
     pub overrides: Vec<(String, toml::Value)>,
     /// Takes short JWT secrets.
     pub development: bool,
+    /// Leaves the broker's password where it is: who does not speak to the broker need not be allowed to read it.
+    pub without_broker_password: bool,
 }
 
 /// Everything an operator can set.
@@ -56,6 +60,7 @@ pub struct Config {
     pub store: StoreConfig,
     pub bus: BusConfig,
     pub intake: IntakeConfig,
+    pub amqp: AmqpConfig,
     pub auth: AuthConfig,
     pub channel: ChannelsConfig,
     pub breaker: BreakerConfig,
@@ -94,7 +99,7 @@ pub fn load(sources: &Sources) -> Result<Config, Vec<Problem>> {
     let not_built = keys::take_not_built(&mut table);
     let decoded = decode_all::<Config>(document(toml::Value::Table(table)), "").and_then(|mut config| {
         let mut problems = check::check(&mut config);
-        problems.extend(secret::resolve(&mut config.auth.jwt.keys, sources));
+        problems.extend(secret::resolve(&mut config, sources));
         if problems.is_empty() { Ok(config) } else { Err(problems) }
     });
     if let Err(found) = &decoded {

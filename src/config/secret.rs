@@ -10,7 +10,7 @@ use std::{
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serializer;
 
-use super::{JwtKey, Sources};
+use super::{AmqpConfig, Config, JwtKey, Sources};
 use crate::model::Problem;
 
 /// Largest secret read, in bytes; a file beyond it is the wrong file.
@@ -20,10 +20,22 @@ const HS256_SECRET_MINIMUM: usize = 32;
 /// Permission bits that let everyone on the machine at a file.
 const OTHERS: u32 = 0o007;
 /// Where the values of these tables could be secrets, or contain them.
-const SECRET_TABLES: [&str; 2] = ["auth", "admin.api_keys"];
+const SECRET_TABLES: [&str; 3] = ["auth", "admin.api_keys", "amqp"];
 
-/// Fills in every key's secret, or says what keeps it from being used.
-pub(super) fn resolve(keys: &mut [JwtKey], sources: &Sources) -> Vec<Problem> {
+/// Fills in every secret, or says what keeps it from being used.
+pub(super) fn resolve(config: &mut Config, sources: &Sources) -> Vec<Problem> {
+    let mut problems = resolve_keys(&mut config.auth.jwt.keys, sources);
+    if sources.without_broker_password {
+        return problems;
+    }
+    match broker_password(&config.amqp, sources) {
+        Ok(password) => config.amqp.password = password,
+        Err(problem) => problems.push(problem),
+    }
+    problems
+}
+
+fn resolve_keys(keys: &mut [JwtKey], sources: &Sources) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (index, key) in keys.iter_mut().enumerate() {
         let path = format!("auth.jwt.keys[{index}]");
@@ -60,13 +72,28 @@ fn fetch(key: &JwtKey, path: &str, sources: &Sources) -> Result<(SecretString, S
         }
         (None, None, Some(name)) => {
             let place = format!("{path}.secret_credential");
-            let file = credential(name, &place, sources)?;
-            let hint = "check `LoadCredential=` in the unit and the credential's name";
-            Ok((read(&file, &place, hint)?.0, place))
+            Ok((read_credential(name, &place, sources)?, place))
         }
         (None, None, None) => Err(Problem::new(path, "has no secret", "add one of `secret_file`, `secret_credential` and `secret`")),
         _ => Err(Problem::new(path, "has more than one secret", "keep one of `secret_file`, `secret_credential` and `secret`")),
     }
+}
+
+/// `None` when the URL's own is to be used.
+fn broker_password(amqp: &AmqpConfig, sources: &Sources) -> Result<Option<SecretString>, Problem> {
+    match (&amqp.password_file, &amqp.password_credential) {
+        (None, None) => Ok(None),
+        (Some(file), None) => read_private(file, "amqp.password_file").map(Some),
+        (None, Some(name)) => read_credential(name, "amqp.password_credential", sources).map(Some),
+        (Some(_), Some(_)) => {
+            Err(Problem::new("amqp", "has more than one password", "keep one of `password_file` and `password_credential`"))
+        }
+    }
+}
+
+fn read_credential(name: &str, place: &str, sources: &Sources) -> Result<SecretString, Problem> {
+    let file = credential(name, place, sources)?;
+    Ok(read(&file, place, "check `LoadCredential=` in the unit and the credential's name")?.0)
 }
 
 fn credential(name: &str, place: &str, sources: &Sources) -> Result<PathBuf, Problem> {
@@ -142,7 +169,7 @@ mod tests {
     #[track_caller]
     fn check(key: JwtKey, sources: &Sources, expected: Result<&str, &str>) {
         let mut keys = [key];
-        let problems = resolve(&mut keys, sources);
+        let problems = resolve_keys(&mut keys, sources);
         match expected {
             Ok(secret) => assert_eq!((keys[0].secret.expose_secret(), problems), (secret, vec![])),
             Err(part) => {

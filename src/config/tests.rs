@@ -90,7 +90,6 @@ fn everything_wrong_is_told_at_once() {
             "store.lease: not a duration (hint: write it with its unit, such as \"30s\", \"2m\" or \"1h 30m\")",
             "store.readers: invalid type: string \"two\" (hint: write a whole number, without quotes)",
             "store.ulr: unknown member `ulr` (hint: did you mean `url`?)",
-            "amqp: not built into this version (hint: leave it out; jobs come in over HTTP, at `admin.listen`)",
             "provider.twilio: not built into this version (hint: leave it out; provider \"outbox\" captures messages)",
             "auth.jwt.keys[0].public_key_file: not built into this version (hint: use HS256 with `secret_file`)",
         ],

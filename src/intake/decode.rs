@@ -21,6 +21,8 @@ pub struct Decoded {
     pub id: JobId,
     /// SHA-256 over the received document in canonical JSON (RFC 8785), its id left out when it came from elsewhere.
     pub body_hash: [u8; 32],
+    /// W3C Trace Context, from beside the document.
+    pub traceparent: Option<String>,
 }
 
 /// Why a request's body holds no jobs.
@@ -30,6 +32,8 @@ pub enum Refused {
     TooLarge { what: &'static str, limit: u64, key: &'static str },
     /// Not JSON at all, or nested too deep to look at.
     Malformed(Problem),
+    /// A job that nothing could recognise when it comes again, and nothing else wrong.
+    MissingId(Vec<Problem>),
     /// Everything that is wrong with it.
     Invalid(Vec<Problem>),
 }
@@ -41,6 +45,8 @@ pub enum MissingId<'a> {
     Given(&'a JobId),
     /// One is made.
     Make,
+    /// Nowhere: the job is refused.
+    Refuse,
 }
 
 /// A body that is one job or an array of jobs.
@@ -53,78 +59,111 @@ pub struct DecodedBody {
 
 /// Reads one job, or an array of jobs all of which must be good.
 pub fn decode_body(body: &[u8], limits: &IntakeConfig, missing_id: MissingId<'_>) -> Result<DecodedBody, Refused> {
+    decode_document(parse(body, limits)?, "$", body.len(), limits, missing_id)
+}
+
+/// Reads `body` as JSON that is not nested too deep.
+pub fn parse(body: &[u8], limits: &IntakeConfig) -> Result<Value, Refused> {
     check_nesting(body, limits.nesting_limit)?;
-    let document: Value = serde_json::from_slice(body).map_err(|error| {
+    serde_json::from_slice(body).map_err(|error| {
         let place = format!("line {}, column {}", error.line(), error.column());
         Refused::Malformed(Problem::new("$", format!("not JSON: {}", without_place(&error.to_string())), format!("look at {place}")))
-    })?;
+    })
+}
+
+/// Reads one job, or an array of them, which stands at `root` in a body of `size` bytes.
+pub fn decode_document(
+    document: Value,
+    root: &str,
+    size: usize,
+    limits: &IntakeConfig,
+    missing_id: MissingId<'_>,
+) -> Result<DecodedBody, Refused> {
     match document {
-        Value::Array(documents) => decode_array(documents, limits),
+        Value::Array(documents) => decode_array(documents, root, limits),
         document => {
-            if body.len() as u64 > limits.job_limit.as_u64() {
+            if size as u64 > limits.job_limit.as_u64() {
                 return Err(Refused::TooLarge { what: "the job", limit: limits.job_limit.as_u64(), key: "intake.job_limit" });
             }
-            let decoded = decode_job(document, "$", limits, missing_id).map_err(Refused::Invalid)?;
+            let decoded = decode_job(document, root, limits, missing_id)?;
             Ok(DecodedBody { jobs: vec![decoded], is_array: false })
         }
     }
 }
 
-fn decode_array(documents: Vec<Value>, limits: &IntakeConfig) -> Result<DecodedBody, Refused> {
+fn decode_array(documents: Vec<Value>, root: &str, limits: &IntakeConfig) -> Result<DecodedBody, Refused> {
     if documents.is_empty() {
-        return Err(Refused::Invalid(vec![Problem::new("$", "an empty array", "send at least one job")]));
+        return Err(Refused::Invalid(vec![Problem::new(root, "an empty array", "send at least one job")]));
     }
     if documents.len() > limits.array_limit {
         let problem = format!("{} jobs in one request", documents.len());
-        return Err(Refused::Invalid(vec![Problem::new(
-            "$",
-            problem,
-            format!("send at most {} (intake.array_limit)", limits.array_limit),
-        )]));
+        let hint = format!("send at most {} (intake.array_limit)", limits.array_limit);
+        return Err(Refused::Invalid(vec![Problem::new(root, problem, hint)]));
     }
     let mut jobs: Vec<Decoded> = Vec::with_capacity(documents.len());
-    let mut problems = Vec::new();
+    let (mut problems, mut without_id) = (Vec::new(), 0);
     let mut places = std::collections::HashMap::new();
     for (place, document) in documents.into_iter().enumerate() {
-        let root = format!("$[{place}]");
-        if document.is_object() && document.get("id").is_none_or(Value::is_null) {
-            problems.push(Problem::new(format!("{root}.id"), "`id` is missing", "in an array every job needs its own id"));
-            continue;
-        }
-        match decode_job(document, &root, limits, MissingId::Make) {
-            Err(found) => problems.extend(found),
+        let path = format!("{root}[{place}]");
+        match decode_job(document, &path, limits, MissingId::Refuse) {
+            Err(Refused::MissingId(found)) => {
+                without_id += found.len();
+                problems.extend(found);
+            }
+            Err(Refused::Invalid(found)) => problems.extend(found),
+            Err(other) => return Err(other),
             Ok(decoded) => {
                 if let Some(first) = places.insert(decoded.id.clone(), place) {
-                    let problem = format!("the same id as $[{first}]");
-                    problems.push(Problem::new(format!("{root}.id"), problem, "in an array every job needs its own id"));
+                    let problem = format!("the same id as {root}[{first}]");
+                    problems.push(Problem::new(format!("{path}.id"), problem, "in an array every job needs its own id"));
                 }
                 jobs.push(decoded);
             }
         }
     }
-    if problems.is_empty() { Ok(DecodedBody { jobs, is_array: true }) } else { Err(Refused::Invalid(problems)) }
+    match problems.len() {
+        0 => Ok(DecodedBody { jobs, is_array: true }),
+        all if all == without_id => Err(Refused::MissingId(problems)),
+        _ => Err(Refused::Invalid(problems)),
+    }
 }
 
-fn decode_job(document: Value, root: &str, limits: &IntakeConfig, missing_id: MissingId<'_>) -> Result<Decoded, Vec<Problem>> {
+fn decode_job(document: Value, root: &str, limits: &IntakeConfig, missing_id: MissingId<'_>) -> Result<Decoded, Refused> {
     let recipients = document.get("to").and_then(Value::as_array).map_or(0, Vec::len);
     if recipients > limits.recipients_limit {
         let hint = format!("send at most {} per job (intake.recipients_limit)", limits.recipients_limit);
-        return Err(vec![Problem::new(format!("{root}.to"), format!("{recipients} recipients"), hint)]);
+        return Err(Refused::Invalid(vec![Problem::new(format!("{root}.to"), format!("{recipients} recipients"), hint)]));
     }
-    let body_hash = canonical_hash(&document, root)?;
-    let job: Job = decode_all(document, root)?;
+    let is_without_id = document.is_object() && document.get("id").is_none_or(Value::is_null);
+    let missing = (is_without_id && matches!(missing_id, MissingId::Refuse)).then(|| missing_id_problem(root));
+    let with_missing = |mut problems: Vec<Problem>| {
+        problems.splice(..0, missing.clone());
+        Refused::Invalid(problems)
+    };
+    let body_hash = canonical_hash(&document, root).map_err(with_missing)?;
+    let job: Job = decode_all(document, root).map_err(with_missing)?;
     let mut problems = Vec::new();
     check_what(&job, root, &mut problems);
     check_to_whom(&job, root, &mut problems);
     check_when_and_size(&job, root, limits, &mut problems);
     if !problems.is_empty() {
-        return Err(problems);
+        return Err(with_missing(problems));
     }
     let id = match (&job.id, missing_id) {
         (Some(id), _) | (None, MissingId::Given(id)) => id.clone(),
-        (None, MissingId::Make) => made_id(root)?,
+        (None, MissingId::Make) => made_id(root).map_err(Refused::Invalid)?,
+        (None, MissingId::Refuse) => return Err(Refused::MissingId(missing.into_iter().collect())),
     };
-    Ok(Decoded { job, id, body_hash })
+    Ok(Decoded { job, id, body_hash, traceparent: None })
+}
+
+fn missing_id_problem(root: &str) -> Problem {
+    let hint = if root.ends_with(']') {
+        "in an array every job needs its own id"
+    } else {
+        "give the job an `id`, or the message a message_id: without one a redelivery could not be recognised"
+    };
+    Problem::new(format!("{root}.id"), "`id` is missing", hint)
 }
 
 fn made_id(root: &str) -> Result<JobId, Vec<Problem>> {
@@ -250,7 +289,7 @@ mod tests {
         let found: Vec<String> = match decode_body(body.as_bytes(), &limits(), MissingId::Make) {
             Ok(_) => Vec::new(),
             Err(Refused::Malformed(problem)) => vec![problem.to_string()],
-            Err(Refused::Invalid(problems)) => problems.iter().map(ToString::to_string).collect(),
+            Err(Refused::Invalid(problems) | Refused::MissingId(problems)) => problems.iter().map(ToString::to_string).collect(),
             Err(Refused::TooLarge { what, .. }) => vec![format!("{what} too large")],
         };
         assert_eq!(found, expected, "{}", crate::model::cut(body, 200));
@@ -319,6 +358,7 @@ mod tests {
             r#"[{"id":"a","template":"generic","to":[{"user_id":1}]},{"template":"generic"},{"id":"a","template":"generic","to":[{"user_id":1}]},{"id":"c","to":[{"user_id":1,"email":"x"}]}]"#,
             &[
                 "$[1].id: `id` is missing (hint: in an array every job needs its own id)",
+                "$[1].to: nobody to tell (hint: add at least one recipient, such as {\"user_id\": \"42\"})",
                 "$[2].id: the same id as $[0] (hint: in an array every job needs its own id)",
                 "$[3].to[0].email: not an email address (hint: write one plain address like asha@example.com)",
             ],

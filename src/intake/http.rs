@@ -23,7 +23,7 @@ use crate::{
     accept::{Acceptor, NotAccepted, Receipt},
     config::IntakeConfig,
     event::{Event, emit},
-    model::{JobId, Problem, Skipped},
+    model::{JobId, Problem, Skipped, trace_parent},
     socket::BodyTimedOut,
     store::{Store, StoreError},
 };
@@ -87,8 +87,8 @@ async fn post_jobs(State(intake): State<HttpIntake>, headers: HeaderMap, body: B
 
 impl HttpIntake {
     async fn take(&self, headers: &HeaderMap, body: Body) -> Result<Response, ProblemDetails> {
-        if !self.store.is_writable() {
-            return Err(unavailable("the store cannot be written at the moment; nothing was taken"));
+        if let Some(closed) = self.store.closed_to_jobs() {
+            return Err(unavailable(format!("{}; nothing was taken", closed.as_str())));
         }
         let given_id = given_id(headers)?;
         let _bytes = self.reserve(headers)?;
@@ -106,7 +106,9 @@ impl HttpIntake {
         } else {
             decode(&body, &self.limits, given_id.as_ref())
         };
-        let decoded = decoded.map_err(refusal)?;
+        let mut decoded = decoded.map_err(refusal)?;
+        let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok()).filter(|value| trace_parent::is_valid(value));
+        decoded.jobs.iter_mut().for_each(|job| job.traceparent = traceparent.map(str::to_owned));
         let receipts = self.acceptor.accept(decoded.jobs).await.map_err(not_accepted)?;
         let mut answers = receipts.into_iter().map(Answer::from);
         Ok(match (decoded.is_array, answers.next()) {
@@ -163,7 +165,7 @@ fn refusal(refused: Refused) -> ProblemDetails {
             details.code = "malformed";
             details
         }
-        Refused::Invalid(problems) => ProblemDetails::invalid(problems),
+        Refused::Invalid(problems) | Refused::MissingId(problems) => ProblemDetails::invalid(problems),
     }
 }
 

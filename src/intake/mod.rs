@@ -1,5 +1,6 @@
 //! Outside bytes to jobs, and the answer to the producer once accept has committed. It does not decide who gets what.
 
+pub mod amqp;
 pub mod decode;
 pub mod expand;
 pub mod http;

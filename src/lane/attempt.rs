@@ -206,6 +206,7 @@ impl Lane {
             status_code,
             detail: ended.outcome.detail().filter(|detail| !detail.is_empty()).map(|detail| cut(detail, DETAIL_LIMIT)),
             provider_id,
+            address_gone: matches!(ended.outcome, Outcome::Permanent { kind: PermanentKind::Address, .. }),
             status,
             due_at,
         }

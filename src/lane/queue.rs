@@ -94,6 +94,7 @@ mod tests {
             data: serde_json::Map::new(),
             collapse_key: None,
             metadata: std::collections::BTreeMap::new(),
+            traceparent: None,
         };
         Delivery {
             key: DeliveryKey { job: 1, ordinal },

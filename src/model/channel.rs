@@ -168,6 +168,22 @@ impl FromIterator<Channel> for ChannelSet {
     }
 }
 
+/// A set of statuses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StatusSet(u8);
+
+impl StatusSet {
+    pub const fn contains(self, status: Status) -> bool {
+        self.0 & (1 << status as u8) != 0
+    }
+}
+
+impl FromIterator<Status> for StatusSet {
+    fn from_iter<I: IntoIterator<Item = Status>>(statuses: I) -> Self {
+        Self(statuses.into_iter().fold(0, |set, status| set | 1 << status as u8))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

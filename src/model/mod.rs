@@ -13,9 +13,10 @@ mod outcome;
 mod problem;
 mod text;
 mod time;
+pub mod trace_parent;
 
 pub use address::{Address, EmailAddress, Locale, PhoneNumber, PushToken, TimeZone, UserId};
-pub use channel::{Channel, ChannelSet, PerChannel, Priority, Status};
+pub use channel::{Channel, ChannelSet, PerChannel, Priority, Status, StatusSet};
 pub use contact::{Contact, PushTokenEntry};
 pub use delivery::{Delivery, DeliveryId, DeliveryKey, Skipped, SkippedReason};
 pub use inbox::InboxItem;

@@ -4,11 +4,10 @@ use std::{collections::HashMap, sync::Arc};
 
 use rusqlite::{OptionalExtension, params};
 
-use super::{
-    Store, StoreError,
-    writer::{Tx, Urgency},
+use super::{Store, StoreError, tx::Tx, writer::Urgency};
+use crate::model::{
+    Address, Channel, Code, DeliveryKey, Envelope, Locale, Priority, Recipient, Skipped, Status, TimeZone, Timestamp, UserId,
 };
-use crate::model::{Address, Channel, Code, Envelope, Locale, Priority, Recipient, Skipped, Status, TimeZone, Timestamp, UserId};
 
 /// A job checked and expanded, ready to be written.
 #[derive(Debug)]
@@ -84,7 +83,7 @@ pub enum Accepted {
     Repeat { deliveries: u32, skipped: Vec<Skipped> },
 }
 
-/// The places, in what was offered, of jobs whose id is known with another body. Nothing was written.
+/// The places, in their group, of jobs whose id is known with another body. Nothing of the group was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflicts(pub Vec<usize>);
 
@@ -109,33 +108,30 @@ pub enum Step {
 }
 
 impl Store {
-    /// Writes all of `jobs` or none. Resolves after the commit.
+    /// Writes each of `groups` whole or not at all, all of them in one commit; a group sees what those before it wrote. Resolves after the
+    /// commit, with an answer for each group, in order.
     ///
     /// # Errors
-    /// The store cannot be written. Conflicts are an answer, not an error.
-    pub async fn accept(&self, jobs: Arc<Vec<NewJob>>, lease: super::Lease) -> Result<Result<Vec<Accepted>, Conflicts>, StoreError> {
-        let rows = jobs.iter().map(|job| 1 + job.row_count()).sum();
+    /// The store cannot be written, or it takes no jobs until events are published. Conflicts are an answer, not an error.
+    pub async fn accept_all(
+        &self,
+        groups: Arc<Vec<Vec<NewJob>>>,
+        lease: super::Lease,
+    ) -> Result<Vec<Result<Vec<Accepted>, Conflicts>>, StoreError> {
+        let rows = groups.iter().flatten().map(|job| 1 + job.row_count()).sum();
         let idempotency_retention = self.settings.idempotency_retention;
         self.writer
             .write(Urgency::Normal, rows, move |tx| {
+                if tx.is_closed_by_events() {
+                    return Ok(Err(StoreError::EventsFull));
+                }
                 let remembered_since = tx.now.saturating_sub(idempotency_retention);
-                let known = known_of_all(tx, &jobs, remembered_since)?;
-                let conflicts: Vec<usize> =
-                    known.iter().enumerate().filter(|(_, known)| matches!(known, Known::Conflict)).map(|(place, _)| place).collect();
-                if !conflicts.is_empty() {
-                    return Ok(Err(Conflicts(conflicts)));
-                }
-                let mut accepted = Vec::with_capacity(jobs.len());
-                for (job, known) in jobs.iter().zip(known) {
-                    accepted.push(match known {
-                        Known::Repeat { deliveries, skipped } => Accepted::Repeat { deliveries, skipped },
-                        Known::New | Known::Conflict => Accepted::New { num: insert_job(tx, job, lease)? },
-                    });
-                }
+                let accepted =
+                    groups.iter().map(|jobs| insert_group(tx, jobs, remembered_since, lease)).collect::<rusqlite::Result<_>>()?;
                 fail::fail_point!("accept-before-commit");
                 Ok(Ok(accepted))
             })
-            .await
+            .await?
     }
 
     /// The oldest large job that has deliveries still to make.
@@ -205,6 +201,29 @@ impl NewJob {
     fn planned_count(&self) -> u32 {
         self.planned.iter().map(|(_, count)| count).sum()
     }
+}
+
+/// All of `jobs` or none.
+fn insert_group(
+    tx: &mut Tx<'_>,
+    jobs: &[NewJob],
+    remembered_since: Timestamp,
+    lease: super::Lease,
+) -> rusqlite::Result<Result<Vec<Accepted>, Conflicts>> {
+    let known = known_of_all(tx, jobs, remembered_since)?;
+    let conflicts: Vec<usize> =
+        known.iter().enumerate().filter(|(_, known)| matches!(known, Known::Conflict)).map(|(place, _)| place).collect();
+    if !conflicts.is_empty() {
+        return Ok(Err(Conflicts(conflicts)));
+    }
+    let mut accepted = Vec::with_capacity(jobs.len());
+    for (job, known) in jobs.iter().zip(known) {
+        accepted.push(match known {
+            Known::Repeat { deliveries, skipped } => Accepted::Repeat { deliveries, skipped },
+            Known::New | Known::Conflict => Accepted::New { num: insert_job(tx, job, lease)? },
+        });
+    }
+    Ok(Ok(accepted))
 }
 
 enum Known {
@@ -290,6 +309,9 @@ fn insert_job(tx: &mut Tx<'_>, job: &NewJob, lease: super::Lease) -> rusqlite::R
             tx.connection.prepare_cached("INSERT INTO expansions (job, plan) VALUES (?1, ?2)")?.execute((num, plan))?;
         }
     }
+    if planned == 0 {
+        tx.tell_finished(num)?;
+    }
     Ok(num)
 }
 
@@ -353,8 +375,10 @@ fn insert_deliveries(tx: &mut Tx<'_>, rows: Rows<'_>, effect: Collapse) -> rusql
             provider.map(|_| tx.now.as_millis()),
             tx.now.as_millis(),
         ])?;
+        let key = DeliveryKey { job, ordinal };
+        tx.tell_made(key)?;
         if status == Status::Sending {
-            tx.count_moved(job, delivery.channel, Status::Queued, Status::Sending);
+            tx.count_moved(key, delivery.channel, Status::Queued, Status::Sending)?;
         }
     }
     Ok(())
@@ -362,16 +386,18 @@ fn insert_deliveries(tx: &mut Tx<'_>, rows: Rows<'_>, effect: Collapse) -> rusql
 
 /// Cancels what an older job still has queued under the same collapse key for this user and channel.
 fn collapse(tx: &mut Tx<'_>, job: i64, channel: Channel, user: &UserId, key: &str) -> rusqlite::Result<()> {
-    let older: Vec<i64> = tx
+    let older: Vec<DeliveryKey> = tx
         .connection
         .prepare_cached(
             "UPDATE deliveries SET status = 6, code = ?5, lease_owner = 0, updated_at = ?6
-             WHERE status = 0 AND collapse_key = ?1 AND user_id = ?2 AND channel = ?3 AND job < ?4 RETURNING job",
+             WHERE status = 0 AND collapse_key = ?1 AND user_id = ?2 AND channel = ?3 AND job < ?4 RETURNING job, ordinal",
         )?
-        .query_map(params![key, user.as_str(), channel.as_number(), job, Code::COLLAPSED.as_str(), tx.now.as_millis()], |row| row.get(0))?
+        .query_map(params![key, user.as_str(), channel.as_number(), job, Code::COLLAPSED.as_str(), tx.now.as_millis()], |row| {
+            Ok(DeliveryKey { job: row.get(0)?, ordinal: row.get(1)? })
+        })?
         .collect::<rusqlite::Result<_>>()?;
     for older in older {
-        tx.count_moved(older, channel, Status::Queued, Status::Cancelled);
+        tx.count_moved(older, channel, Status::Queued, Status::Cancelled)?;
     }
     Ok(())
 }
@@ -379,19 +405,21 @@ fn collapse(tx: &mut Tx<'_>, job: i64, channel: Channel, user: &UserId, key: &st
 /// A large job's deliveries are made late: those that a newer job has overtaken meanwhile begin as collapsed.
 fn collapse_into_newer(tx: &mut Tx<'_>, rows: Rows<'_>) -> rusqlite::Result<()> {
     let Some(key) = rows.collapse_key else { return Ok(()) };
-    let overtaken: Vec<i64> = tx
+    let overtaken: Vec<(u32, i64)> = tx
         .connection
         .prepare_cached(
             "UPDATE deliveries SET status = 6, code = ?4, lease_owner = 0, updated_at = ?5
              WHERE job = ?1 AND ordinal >= ?2 AND status = 0 AND EXISTS (
                 SELECT 1 FROM deliveries n INDEXED BY deliveries_collapse
                 WHERE n.status = 0 AND n.collapse_key = ?3 AND n.user_id = deliveries.user_id AND n.channel = deliveries.channel AND n.job > ?1)
-             RETURNING channel",
+             RETURNING ordinal, channel",
         )?
-        .query_map(params![rows.job, rows.from, key, Code::COLLAPSED.as_str(), tx.now.as_millis()], |row| row.get(0))?
+        .query_map(params![rows.job, rows.from, key, Code::COLLAPSED.as_str(), tx.now.as_millis()], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<rusqlite::Result<_>>()?;
-    for channel in overtaken.into_iter().filter_map(Channel::from_number) {
-        tx.count_moved(rows.job, channel, Status::Queued, Status::Cancelled);
+    for (ordinal, channel) in overtaken {
+        if let Some(channel) = Channel::from_number(channel) {
+            tx.count_moved(DeliveryKey { job: rows.job, ordinal }, channel, Status::Queued, Status::Cancelled)?;
+        }
     }
     Ok(())
 }

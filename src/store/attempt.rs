@@ -6,7 +6,8 @@ use rusqlite::{OptionalExtension, params};
 
 use super::{
     Lease, Store, StoreError,
-    writer::{Committing, Tx, Urgency},
+    tx::Tx,
+    writer::{Committing, Urgency},
 };
 use crate::model::{Channel, Code, DeliveryKey, Status, Timestamp, UserId};
 
@@ -48,6 +49,8 @@ pub struct Record {
     /// For people, without addresses.
     pub detail: Option<String>,
     pub provider_id: Option<String>,
+    /// The provider has said that the address is dead.
+    pub address_gone: bool,
     pub status: Status,
     /// Of the next attempt, when `status` is queued.
     pub due_at: Timestamp,
@@ -119,6 +122,7 @@ impl Store {
                     status_code: None,
                     detail: None,
                     provider_id: Some(stored.id.to_string()),
+                    address_gone: false,
                     status: Status::Sent,
                     due_at: tx.now,
                 };
@@ -140,7 +144,7 @@ impl Store {
                         .query_row((key.job, key.ordinal, tx.now.as_millis()), |row| row.get::<_, i64>(0))
                         .optional()?;
                     if let Some(channel) = moved.and_then(Channel::from_number) {
-                        tx.count_moved(key.job, channel, Status::Sent, Status::Delivered);
+                        tx.count_moved(*key, channel, Status::Sent, Status::Delivered)?;
                     }
                 }
                 Ok(())
@@ -160,7 +164,7 @@ fn open_gate(tx: &mut Tx<'_>, begin: &Begin, lease: Lease) -> rusqlite::Result<G
         )?
         .execute(params![begin.key.job, begin.key.ordinal, begin.attempts, lease.owner, begin.provider, now, lease.until.as_millis()])?;
     if opened == 1 {
-        tx.count_moved(begin.key.job, begin.channel, Status::Queued, Status::Sending);
+        tx.count_moved(begin.key, begin.channel, Status::Queued, Status::Sending)?;
         return Ok(Gate::Open { started_at: tx.now });
     }
     let expired = tx
@@ -171,7 +175,7 @@ fn open_gate(tx: &mut Tx<'_>, begin: &Begin, lease: Lease) -> rusqlite::Result<G
         )?
         .execute(params![begin.key.job, begin.key.ordinal, lease.owner, now, Code::EXPIRED.as_str()])?;
     if expired == 1 {
-        tx.count_moved(begin.key.job, begin.channel, Status::Queued, Status::Expired);
+        tx.count_moved(begin.key, begin.channel, Status::Queued, Status::Expired)?;
         return Ok(Gate::Expired);
     }
     Ok(Gate::Lost)
@@ -210,17 +214,25 @@ fn apply_record(tx: &mut Tx<'_>, record: &Record) -> rusqlite::Result<Recorded> 
             |row| row.get::<_, i64>(0),
         )
         .optional()?;
-    keep_attempt(tx, record)?;
-    if let Some(status) = moved.and_then(Status::from_number) {
-        tx.count_moved(record.key.job, record.channel, Status::Sending, status);
-        return Ok(Recorded::Now(status));
+    let is_news = keep_attempt(tx, record)?;
+    let recorded = match moved.and_then(Status::from_number) {
+        Some(status) => {
+            tx.count_moved(record.key, record.channel, Status::Sending, status)?;
+            Recorded::Now(status)
+        }
+        None => Recorded::Late { lifted: record.status == Status::Sent && lift(tx, record)? },
+    };
+    if record.address_gone && is_news {
+        tx.tell_address_gone(record.key, record.code, record.provider)?;
     }
-    Ok(Recorded::Late { lifted: record.status == Status::Sent && lift(tx, record)? })
+    Ok(recorded)
 }
 
-/// Keeps an attempt's outcome on its own row: the first that is known. Nothing for a delivery that was purged meanwhile.
-fn keep_attempt(tx: &Tx<'_>, record: &Record) -> rusqlite::Result<()> {
-    tx.connection
+/// Keeps an attempt's outcome on its own row: the first that is known, and says whether this one is it. Nothing for a delivery that was
+/// purged meanwhile.
+fn keep_attempt(tx: &Tx<'_>, record: &Record) -> rusqlite::Result<bool> {
+    let kept = tx
+        .connection
         .prepare_cached(
             "INSERT INTO attempts (job, ordinal, number, provider, started_at, finished_at, outcome, code, detail, provider_id)
              SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10 WHERE EXISTS (SELECT 1 FROM deliveries WHERE job = ?1 AND ordinal = ?2)
@@ -241,7 +253,7 @@ fn keep_attempt(tx: &Tx<'_>, record: &Record) -> rusqlite::Result<()> {
             record.detail,
             record.provider_id,
         ])?;
-    Ok(())
+    Ok(kept == 1)
 }
 
 /// Whether an earlier attempt turned out to be sent while this one was under way: then nothing may be sent again, whatever this one came to.
@@ -269,7 +281,7 @@ fn lift(tx: &mut Tx<'_>, record: &Record) -> rusqlite::Result<bool> {
              WHERE job = ?1 AND ordinal = ?2",
         )?
         .execute(params![record.key.job, record.key.ordinal, record.provider, record.provider_id, tx.now.as_millis()])?;
-    tx.count_moved(record.key.job, record.channel, from, Status::Sent);
+    tx.count_moved(record.key, record.channel, from, Status::Sent)?;
     Ok(true)
 }
 

@@ -2,11 +2,8 @@
 
 use rusqlite::{OptionalExtension, params};
 
-use super::{
-    Store, StoreError,
-    writer::{Tx, Urgency},
-};
-use crate::model::{Channel, Code, DeliveryId, JobId, Status};
+use super::{Store, StoreError, tx::Tx, writer::Urgency};
+use crate::model::{Channel, Code, DeliveryId, DeliveryKey, JobId, Status};
 
 /// Deliveries cancelled in one commit.
 const STEP: u32 = 1000;
@@ -59,21 +56,25 @@ pub(super) fn cancel_from(tx: &mut Tx<'_>, job: i64, ordinal: u32) -> rusqlite::
 
 fn cancel_step(tx: &mut Tx<'_>, job: i64, from: u32) -> rusqlite::Result<(Cancelled, Option<u32>)> {
     let until = from.saturating_add(STEP);
-    let channels: Vec<i64> = tx
+    let moved: Vec<(u32, i64)> = tx
         .connection
         .prepare_cached(
             "UPDATE deliveries SET status = 6, code = ?4, lease_owner = 0, updated_at = ?5
-             WHERE job = ?1 AND ordinal >= ?2 AND ordinal < ?3 AND status = 0 RETURNING channel",
+             WHERE job = ?1 AND ordinal >= ?2 AND ordinal < ?3 AND status = 0 RETURNING ordinal, channel",
         )?
-        .query_map(params![job, from, until, Code::CANCELLED_BY_REQUEST.as_str(), tx.now.as_millis()], |row| row.get(0))?
+        .query_map(params![job, from, until, Code::CANCELLED_BY_REQUEST.as_str(), tx.now.as_millis()], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?
         .collect::<rusqlite::Result<_>>()?;
-    for channel in channels.iter().copied().filter_map(Channel::from_number) {
-        tx.count_moved(job, channel, Status::Queued, Status::Cancelled);
+    for (ordinal, channel) in &moved {
+        if let Some(channel) = Channel::from_number(*channel) {
+            tx.count_moved(DeliveryKey { job, ordinal: *ordinal }, channel, Status::Queued, Status::Cancelled)?;
+        }
     }
     let too_late = tx
         .connection
         .prepare_cached("UPDATE deliveries SET cancelling = 1 WHERE job = ?1 AND ordinal >= ?2 AND ordinal < ?3 AND status = 1")?
         .execute((job, from, until))?;
     let more = tx.connection.prepare_cached("SELECT 1 FROM deliveries WHERE job = ?1 AND ordinal >= ?2")?.exists((job, until))?;
-    Ok((Cancelled { cancelled: channels.len() as u64, too_late: too_late as u64 }, more.then_some(until)))
+    Ok((Cancelled { cancelled: moved.len() as u64, too_late: too_late as u64 }, more.then_some(until)))
 }

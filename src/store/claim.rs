@@ -4,10 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use rusqlite::{Row, params};
 
-use super::{
-    Lease, Store, StoreError,
-    writer::{Tx, Urgency},
-};
+use super::{Lease, Store, StoreError, tx::Tx, writer::Urgency};
 use crate::model::{Address, Channel, Code, Delivery, DeliveryId, DeliveryKey, Envelope, Priority, Status, Timestamp};
 
 /// What a claim brought.
@@ -217,7 +214,7 @@ fn fail_unreadable(tx: &mut Tx<'_>, key: DeliveryKey, channel: Channel, from: St
         )?
         .execute((key.job, key.ordinal, Code::UNREADABLE.as_str(), tx.now.as_millis(), from.as_number()))?;
     if failed == 1 {
-        tx.count_moved(key.job, channel, from, Status::Failed);
+        tx.count_moved(key, channel, from, Status::Failed)?;
     }
     Ok(())
 }

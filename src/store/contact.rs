@@ -4,10 +4,7 @@ use std::{collections::HashMap, sync::atomic::Ordering};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{
-    Store, StoreError,
-    writer::{Tx, Urgency},
-};
+use super::{Store, StoreError, tx::Tx, writer::Urgency};
 use crate::model::{Contact, PushToken, PushTokenEntry, Timestamp, UserId};
 
 /// Devices kept for one user; registering one more forgets the oldest.

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::ClosedToJobs;
+
 /// Why a store cannot be opened, read or written.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
@@ -11,6 +13,9 @@ pub enum StoreError {
     /// Nothing was written, and trying again changes nothing: the write itself is at fault, or a row that it read.
     #[error("the store refused a write: {0}; hint: this is a bug or a damaged row; `tarishi audit` may say more")]
     Refused(String),
+    /// No job was taken: too many events are pending. Everything else is still written.
+    #[error("{}", ClosedToJobs::EventsFull.as_str())]
+    EventsFull,
     #[error("the store cannot be read: {0}")]
     Read(String),
     #[error("the store is closed")]

@@ -11,8 +11,12 @@ mod checkpoint;
 mod claim;
 mod contact;
 mod error;
+mod events;
+mod pending;
 mod purge;
 mod read;
+mod suspects;
+mod tx;
 mod writer;
 
 use std::{
@@ -32,11 +36,14 @@ pub use self::{
     cancel::Cancelled,
     claim::{Claimed, Interrupted},
     error::StoreError,
+    events::{ClosedToJobs, EventSettings},
+    pending::{EventKind, EventPage, PendingEvent},
     purge::Purged,
     read::{AttemptView, Attempts, DeliveryFilter, DeliveryPage, DeliveryView, JobStatus, JobView, PAGE_LIMIT},
-    writer::{Committing, Counts},
+    tx::Counts,
+    writer::Committing,
 };
-use self::{checkpoint::Checkpointer, writer::Writer};
+use self::{checkpoint::Checkpointer, events::EventLog, writer::Writer};
 use crate::model::{Channel, Status, Timestamp};
 
 mod migrations {
@@ -62,6 +69,8 @@ pub struct StoreSettings {
     /// How long the ids of purged jobs are remembered, counted from accept.
     pub idempotency_retention: Duration,
     pub inbox_retention: Duration,
+    /// `None` writes no events.
+    pub events: Option<EventSettings>,
 }
 
 /// Who holds a delivery, and until when.
@@ -78,6 +87,7 @@ pub struct Store {
     writer: Writer,
     readers: Arc<Readers>,
     counts: Arc<Counts>,
+    events: Arc<EventLog>,
     settings: Arc<StoreSettings>,
     owner: i64,
     epoch: Arc<str>,
@@ -125,9 +135,10 @@ impl Store {
         let mut connection = Connection::open(&path).map_err(failed)?;
         prepare(&connection, CACHE_KIB).map_err(failed)?;
         migrate(&mut connection, &path)?;
-        let (owner, epoch) = begin_incarnation(&mut connection).map_err(failed)?;
+        let (owner, epoch) = begin_incarnation(&mut connection, settings.events.is_some()).map_err(failed)?;
         let has_contacts = contact::any(&connection).map_err(failed)?;
         let counts = Arc::new(read_counts(&connection).map_err(failed)?);
+        let events = Arc::new(EventLog::open(&connection, settings.events.clone()).map_err(failed)?);
         let readers = (0..settings.readers)
             .map(|_| {
                 let reader = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
@@ -140,13 +151,14 @@ impl Store {
         prepare(&beside, CACHE_KIB / 4).map_err(failed)?;
         let not_started = |error: std::io::Error| StoreError::Open { path: path.display().to_string(), reason: error.to_string() };
         let checkpointer = Checkpointer::start(beside).map_err(not_started)?;
-        let (writer, thread) =
-            Writer::start(connection, checkpointer, counts.clone(), settings.group_commit_limit, held).map_err(not_started)?;
+        let (writer, thread) = Writer::start(connection, checkpointer, counts.clone(), events.clone(), settings.group_commit_limit, held)
+            .map_err(not_started)?;
         Ok(Self {
             ending: Arc::new(Ending { writer: writer.clone(), thread: Mutex::new(Some(thread)) }),
             writer,
             readers: Arc::new(Readers { places: Semaphore::new(readers.len()), idle: Mutex::new(readers) }),
             counts,
+            events,
             settings: Arc::new(settings),
             owner,
             epoch: epoch.into(),
@@ -173,7 +185,7 @@ impl Store {
         &self.counts
     }
 
-    /// Whether the last write went through. False stops intake until one does again.
+    /// Whether the last write went through. False stops intake until one does again; [`Self::closed_to_jobs`] knows what else does.
     pub fn is_writable(&self) -> bool {
         self.writer.failure().is_none()
     }
@@ -272,7 +284,9 @@ fn prepare(connection: &Connection, cache_kib: i32) -> rusqlite::Result<()> {
 
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     let damaged = |reason: String| StoreError::Damaged { path: path.display().to_string(), reason };
-    let runner = migrations::migrations::runner();
+    // All of them and their history in one transaction: by itself, refinery notes a migration down after the commit that made it, and a
+    // crash in between would leave a file that no start gets past.
+    let runner = migrations::migrations::runner().set_grouped(true);
     let known = runner.get_migrations().iter().map(|migration| i64::from(migration.version())).max().unwrap_or(0);
     let found: Option<i64> =
         connection.query_row("SELECT max(version) FROM refinery_schema_history", (), |row| row.get(0)).optional().unwrap_or(None).flatten();
@@ -292,7 +306,7 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
 }
 
 /// Counts this start, makes sure every counter has its row, and voids what earlier incarnations held.
-fn begin_incarnation(connection: &mut Connection) -> rusqlite::Result<(i64, String)> {
+fn begin_incarnation(connection: &mut Connection, has_events: bool) -> rusqlite::Result<(i64, String)> {
     let transaction = connection.transaction()?;
     transaction.execute("INSERT INTO meta (key, value) VALUES ('epoch', ?1) ON CONFLICT DO NOTHING", [uuid::Uuid::now_v7().to_string()])?;
     let owner: String = transaction.query_row(
@@ -301,7 +315,7 @@ fn begin_incarnation(connection: &mut Connection) -> rusqlite::Result<(i64, Stri
         (),
         |row| row.get(0),
     )?;
-    for name in ["accepted", "purged"] {
+    for name in ["accepted", "purged", "events_dropped"] {
         transaction.execute("INSERT INTO counters (name, value) VALUES (?1, 0) ON CONFLICT DO NOTHING", [name])?;
     }
     for channel in Channel::ALL {
@@ -313,6 +327,9 @@ fn begin_incarnation(connection: &mut Connection) -> rusqlite::Result<(i64, Stri
         }
     }
     claim::void_leases(&transaction)?;
+    if !has_events {
+        events::drop_leftovers(&transaction)?;
+    }
     let epoch = transaction.query_row("SELECT value FROM meta WHERE key = 'epoch'", (), |row| row.get(0))?;
     transaction.commit()?;
     Ok((owner.parse().unwrap_or(1), epoch))

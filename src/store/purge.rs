@@ -2,10 +2,7 @@
 
 use rusqlite::{OptionalExtension, params};
 
-use super::{
-    Store, StoreError,
-    writer::{Tx, Urgency},
-};
+use super::{Store, StoreError, tx::Tx, writer::Urgency};
 use crate::model::{Channel, Status};
 
 /// Rows removed in one commit.
@@ -18,6 +15,8 @@ pub struct Purged {
     pub jobs: u64,
     pub inbox_items: u64,
     pub remembered_ids: u64,
+    /// Messages that were never finished and never came back.
+    pub suspects: u64,
 }
 
 impl Purged {
@@ -30,6 +29,7 @@ impl Purged {
         self.jobs += step.jobs;
         self.inbox_items += step.inbox_items;
         self.remembered_ids += step.remembered_ids;
+        self.suspects += step.suspects;
     }
 }
 
@@ -44,25 +44,35 @@ impl Store {
                 let inbox_since = tx.now.saturating_sub(settings.inbox_retention).as_millis();
                 let mut purged = Purged::default();
                 while purged.deliveries < STEP as u64 && purged.jobs < STEP as u64 {
-                    let old: Option<i64> = tx
-                        .connection
-                        .prepare_cached(
-                            "SELECT num FROM jobs WHERE finished_at IS NOT NULL AND finished_at < ?1 ORDER BY finished_at LIMIT 1",
-                        )?
-                        .query_row([finished_before], |row| row.get(0))
-                        .optional()?;
-                    let Some(job) = old else { break };
+                    let Some(job) = oldest_finished(tx, finished_before)? else { break };
                     purge_job(tx, job, remembered_since, &mut purged)?;
                 }
                 let connection = tx.connection;
                 purged.remembered_ids = connection
                     .prepare_cached("DELETE FROM remembered WHERE key IN (SELECT key FROM remembered WHERE accepted_at < ?1 LIMIT ?2)")?
                     .execute(params![remembered_since, STEP])? as u64;
+                purged.suspects = connection
+                    .prepare_cached("DELETE FROM suspects WHERE key IN (SELECT key FROM suspects WHERE at < ?1 LIMIT ?2)")?
+                    .execute(params![remembered_since, STEP])? as u64;
                 purged.inbox_items = purge_inbox(tx, inbox_since)?;
                 Ok(purged)
             })
             .await
     }
+}
+
+/// The next job to remove. `None` too while the broker has yet to be told something of it: events are told in order, so it is no use to
+/// look further, and however many jobs wait for the broker, this stays one look-up.
+fn oldest_finished(tx: &Tx<'_>, before: i64) -> rusqlite::Result<Option<i64>> {
+    let oldest = tx
+        .connection
+        .prepare_cached(
+            "SELECT num, EXISTS (SELECT 1 FROM pending_events WHERE job = num) FROM jobs
+             WHERE finished_at IS NOT NULL AND finished_at < ?1 ORDER BY finished_at LIMIT 1",
+        )?
+        .query_row([before], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    Ok(oldest.and_then(|(job, is_pending): (i64, bool)| (!is_pending).then_some(job)))
 }
 
 fn purge_job(tx: &mut Tx<'_>, job: i64, remembered_since: i64, purged: &mut Purged) -> rusqlite::Result<()> {

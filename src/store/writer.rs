@@ -4,7 +4,7 @@
 //! with it: the batch is rolled back and its writes run again one by one. A write that panics is a write that fails.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     fs::File,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -18,8 +18,14 @@ use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{StoreError, checkpoint::Checkpointer, error::is_own_fault};
-use crate::model::{Channel, PerChannel, Status, Timestamp};
+use super::{
+    StoreError,
+    checkpoint::Checkpointer,
+    error::is_own_fault,
+    events::EventLog,
+    tx::{Counts, Tx},
+};
+use crate::model::Timestamp;
 
 /// Writes that may wait for the writer; beyond it, callers wait for a place.
 const QUEUE_LIMIT: usize = 8192;
@@ -27,99 +33,6 @@ const QUEUE_LIMIT: usize = 8192;
 const PASSED_OVER_LIMIT: u32 = 16;
 /// How often an unwritable store is tried while nothing else wants to write.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Deliveries by channel and status, and the totals the promise of no silent loss is checked against.
-#[derive(Debug, Default)]
-pub struct Counts {
-    pub accepted: AtomicI64,
-    pub purged: AtomicI64,
-    statuses: PerChannel<[AtomicI64; Status::ALL.len()]>,
-}
-
-impl Counts {
-    pub fn get(&self, channel: Channel, status: Status) -> i64 {
-        self.statuses[channel][status as usize].load(Ordering::Relaxed)
-    }
-
-    pub(super) fn set(&self, channel: Channel, status: Status, value: i64) {
-        self.statuses[channel][status as usize].store(value, Ordering::Relaxed);
-    }
-}
-
-/// What one group commit has done so far: the transaction, and the sums that are written once at its end.
-pub(super) struct Tx<'c> {
-    pub connection: &'c Connection,
-    pub now: Timestamp,
-    sums: Sums,
-}
-
-#[derive(Default)]
-struct Sums {
-    accepted: i64,
-    purged: i64,
-    statuses: PerChannel<[i64; Status::ALL.len()]>,
-    /// Deliveries that ended, by job.
-    ended: HashMap<i64, i64>,
-}
-
-impl Tx<'_> {
-    /// Deliveries accepted, queued until they move.
-    pub fn count_accepted(&mut self, channel: Channel, deliveries: i64) {
-        self.sums.accepted += deliveries;
-        self.sums.statuses[channel][Status::Queued as usize] += deliveries;
-    }
-
-    /// A delivery moved. Its job's open count follows.
-    pub fn count_moved(&mut self, job: i64, channel: Channel, from: Status, to: Status) {
-        self.sums.statuses[channel][from as usize] -= 1;
-        self.sums.statuses[channel][to as usize] += 1;
-        let ended = i64::from(to.is_ended()) - i64::from(from.is_ended());
-        if ended != 0 {
-            *self.sums.ended.entry(job).or_default() += ended;
-        }
-    }
-
-    pub fn count_purged(&mut self, channel: Channel, status: Status) {
-        self.sums.purged += 1;
-        self.sums.statuses[channel][status as usize] -= 1;
-    }
-}
-
-impl Sums {
-    /// Writes the sums, in the same commit as what they count.
-    fn write(&self, connection: &Connection, now: Timestamp) -> rusqlite::Result<()> {
-        for (name, by) in [("accepted", self.accepted), ("purged", self.purged)] {
-            if by != 0 {
-                connection.prepare_cached("UPDATE counters SET value = value + ?2 WHERE name = ?1")?.execute((name, by))?;
-            }
-        }
-        for (channel, statuses) in self.statuses.iter() {
-            for (status, by) in Status::ALL.into_iter().zip(statuses).filter(|(_, by)| **by != 0) {
-                connection.prepare_cached("UPDATE status_counts SET value = value + ?3 WHERE channel = ?1 AND status = ?2")?.execute((
-                    channel.as_number(),
-                    status.as_number(),
-                    by,
-                ))?;
-            }
-        }
-        let mut close = connection
-            .prepare_cached("UPDATE jobs SET open = open - ?2, finished_at = CASE WHEN open - ?2 = 0 THEN ?3 END WHERE num = ?1")?;
-        for (job, ended) in self.ended.iter().filter(|(_, ended)| **ended != 0) {
-            close.execute((job, ended, now.as_millis()))?;
-        }
-        Ok(())
-    }
-
-    fn publish(&self, counts: &Counts) {
-        counts.accepted.fetch_add(self.accepted, Ordering::Relaxed);
-        counts.purged.fetch_add(self.purged, Ordering::Relaxed);
-        for (channel, statuses) in self.statuses.iter() {
-            for (status, by) in Status::ALL.into_iter().zip(statuses) {
-                counts.statuses[channel][status as usize].fetch_add(*by, Ordering::Relaxed);
-            }
-        }
-    }
-}
 
 /// One write waiting for its commit.
 trait Write: Send {
@@ -180,6 +93,7 @@ struct Shared {
     /// Why the last commit failed; `None` when it did not.
     failure: watch::Sender<Option<Arc<str>>>,
     counts: Arc<Counts>,
+    events: Arc<EventLog>,
     commits: AtomicI64,
     /// Cancelled when the writer's thread ends.
     ended: CancellationToken,
@@ -211,6 +125,7 @@ impl Writer {
         connection: Connection,
         checkpointer: Checkpointer,
         counts: Arc<Counts>,
+        events: Arc<EventLog>,
         rows_per_commit: usize,
         held: File,
     ) -> std::io::Result<(Self, std::thread::JoinHandle<()>)> {
@@ -220,6 +135,7 @@ impl Writer {
             places: Arc::new(Semaphore::new(QUEUE_LIMIT)),
             failure: watch::Sender::new(None),
             counts,
+            events,
             commits: AtomicI64::new(0),
             ended: CancellationToken::new(),
         });
@@ -267,6 +183,11 @@ impl Writer {
     /// Why the last commit failed; `None` when it did not.
     pub fn failure(&self) -> Option<Arc<str>> {
         self.0.failure.borrow().clone()
+    }
+
+    /// Follows [`Self::failure`].
+    pub fn failures(&self) -> watch::Receiver<Option<Arc<str>>> {
+        self.0.failure.subscribe()
     }
 
     /// Resolves when whether the store can be written is no longer `was_writable`.
@@ -369,7 +290,7 @@ impl Shared {
 
     fn try_commit(&self, connection: &mut Connection, batch: &mut [Box<dyn Write>]) -> rusqlite::Result<()> {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut tx = Tx { connection: &transaction, now: Timestamp::now(), sums: Sums::default() };
+        let mut tx = Tx::new(&transaction, Timestamp::now(), &self.events);
         if batch.is_empty() {
             // A probe has to touch the disk to mean anything: SQLite leaves a page alone whose row stays the same.
             transaction.execute(
@@ -380,12 +301,11 @@ impl Shared {
         for write in batch {
             catch_unwind(AssertUnwindSafe(|| write.apply(&mut tx))).unwrap_or_else(|panic| Err(panicked(&*panic)))?;
         }
-        let Tx { sums, now, .. } = tx;
-        sums.write(&transaction, now)?;
+        let sums = tx.close()?;
         fail::fail_point!("store-before-commit");
         transaction.commit()?;
         fail::fail_point!("store-after-commit");
-        sums.publish(&self.counts);
+        sums.publish(&self.counts, &self.events);
         self.commits.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }

@@ -164,6 +164,7 @@ fn try_all(templates: &Templates, problems: &mut Vec<Problem>) {
             data: template.sample.clone(),
             collapse_key: None,
             metadata: BTreeMap::new(),
+            traceparent: None,
         });
         for locale in [None].into_iter().chain(template.locales.keys().map(Some)) {
             let locale = locale.map(|tag| tag.parse().expect("the scan lets only languages through"));

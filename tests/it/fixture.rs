@@ -50,6 +50,7 @@ impl Backend for Sqlite {
             retention: 30 * DAY,
             idempotency_retention: 7 * DAY,
             inbox_retention: 90 * DAY,
+            events: None,
         }
     }
 
@@ -118,7 +119,7 @@ impl<B: Backend> TestStore<B> {
     }
 
     pub async fn offer(&self, jobs: Vec<NewJob>) -> Result<Vec<Accepted>, Conflicts> {
-        self.accept(Arc::new(jobs), self.lease()).await.unwrap()
+        self.accept_all(Arc::new(vec![jobs]), self.lease()).await.unwrap().remove(0)
     }
 
     /// Accepts a job that is new; its row.
@@ -302,6 +303,7 @@ pub fn outcome(key: DeliveryKey, number: u32, status: Status) -> Record {
         status_code: None,
         detail: None,
         provider_id: (status == Status::Sent).then(|| format!("id-{number}")),
+        address_gone: false,
         status,
         due_at: now,
     }
@@ -326,6 +328,7 @@ impl Offer {
             data: serde_json::Map::new(),
             collapse_key: None,
             metadata: std::collections::BTreeMap::new(),
+            traceparent: None,
         };
         Self { envelope, body: 1, accepted_at: Timestamp::now(), skipped: Vec::new(), deliveries: Vec::new() }
     }
@@ -343,6 +346,16 @@ impl Offer {
 
     pub fn collapse(mut self, key: &str) -> Self {
         self.envelope.collapse_key = Some(key.to_owned());
+        self
+    }
+
+    pub fn metadata(mut self, key: &str, value: &str) -> Self {
+        self.envelope.metadata.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    pub fn traceparent(mut self, traceparent: &str) -> Self {
+        self.envelope.traceparent = Some(traceparent.to_owned());
         self
     }
 

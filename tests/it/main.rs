@@ -2,9 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "what does not unwrap fails its test")]
 
+mod amqp;
+mod amqp_faults;
 mod architecture;
+mod broker;
+mod commands;
 mod console;
+mod contract;
 mod crash;
+mod enqueue;
+mod feed;
 mod fixture;
 mod http;
 mod live;
@@ -12,5 +19,6 @@ mod moves;
 mod retries;
 mod store_contract;
 mod store_faults;
+mod store_upgrade;
 mod support;
 mod systemd;

@@ -1,11 +1,12 @@
 //! Random histories of the store against a small model of it: whatever the order, rows, counters and promises hold.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use proptest::prelude::*;
 use tarishi::{
-    model::{Channel, Code, DeliveryKey, Status},
-    store::{Accepted, DeliveryFilter, Gate, Placement, Record, Recorded, Step},
+    config::WhenFull,
+    model::{Channel, Code, DeliveryId, DeliveryKey, Status},
+    store::{Accepted, Attempts, DeliveryFilter, EventKind, EventSettings, Gate, PendingEvent, Placement, Record, Recorded, Step},
 };
 
 use crate::fixture::{HOUR, Offer, PROVIDER, Sqlite, TestStore, ago, job_id, next_millisecond, outcome, user_id};
@@ -109,6 +110,49 @@ struct Model {
 struct Run {
     test: TestStore<Sqlite>,
     model: Model,
+    replay: Replay,
+}
+
+/// What somebody knows who only hears the events.
+#[derive(Default)]
+struct Replay {
+    seq: i64,
+    deliveries: HashMap<DeliveryId, Heard>,
+    finished: BTreeSet<String>,
+}
+
+/// What the last event of a delivery said.
+struct Heard {
+    status: Status,
+    code: Option<String>,
+    attempts: u32,
+}
+
+impl Replay {
+    fn hear(&mut self, event: PendingEvent) {
+        assert!(event.seq > self.seq);
+        self.seq = event.seq;
+        match event.what {
+            EventKind::Delivery { id, status, code, attempts, provider, .. } => {
+                if let Some(last) = self.deliveries.get(&id) {
+                    // A late `sent` proves that what waits to be sent again has been.
+                    let is_lift = last.status == Status::Queued && status == Status::Sent && last.attempts > 0;
+                    assert!(last.status.may_become(status) || is_lift, "{id}: {} became {status}", last.status);
+                    assert_eq!(attempts, last.attempts + u32::from(status == Status::Sending), "{id} {status}");
+                } else {
+                    assert_eq!((status, attempts), (Status::Queued, 0), "{id}: what comes first");
+                }
+                assert_eq!(attempts > 0, provider.is_some());
+                self.deliveries.insert(id, Heard { status, code, attempts });
+            }
+            EventKind::JobFinished { deliveries, statuses } => {
+                assert_eq!(statuses.values().sum::<u32>(), deliveries);
+                assert!(statuses.keys().all(|status| status.is_ended()), "{}: {statuses:?}", event.job_id);
+                assert!(self.finished.insert(event.job_id), "finished twice");
+            }
+            EventKind::AddressGone { id, .. } => assert!(self.deliveries[&id].attempts > 0, "{id}: nobody tried its address"),
+        }
+    }
 }
 
 impl Run {
@@ -291,7 +335,8 @@ impl Run {
         let one = self.model.deliveries.get_mut(&key).unwrap();
         let number = one.attempts.saturating_sub(back).max(1);
         let (word, status, code) = ENDS[end];
-        let record = Record { outcome: word, code, status_code: code, ..outcome(key, number, status) };
+        let address_gone = code == Some(Code::ADDRESS_REFUSED);
+        let record = Record { outcome: word, code, status_code: code, address_gone, ..outcome(key, number, status) };
         let recorded = self.test.put_outcome(record).await;
         let was_sent = number > 1 && one.outcomes.values().any(|outcome| *outcome == "sent");
         let code = code.map(Code::as_str);
@@ -354,6 +399,28 @@ impl Run {
         self.model.purged += i64::try_from(gone).unwrap();
     }
 
+    /// Hears what has been told since the last time, and holds it against what is stored: the events alone lead to the same.
+    async fn listen(&mut self) {
+        loop {
+            let page = self.test.pending_events(self.replay.seq, 7).await.unwrap();
+            let Some(last) = page.last_seq else { break };
+            assert_eq!(page.events.last().map(|event| event.seq), Some(last));
+            page.events.into_iter().for_each(|event| self.replay.hear(event));
+            assert!(*self.test.events_written().borrow() >= last);
+            self.test.remove_events(last).await.unwrap();
+        }
+        assert_eq!(self.test.events_pending(), 0);
+        for view in self.test.list(DeliveryFilter { limit: 500, ..DeliveryFilter::default() }).await {
+            let heard = self.replay.deliveries.get(&view.id).unwrap_or_else(|| panic!("{:?} was never told of", view.key));
+            let Attempts::Count(attempts) = view.attempts else { panic!("a listing counts attempts") };
+            assert_eq!((heard.status, &heard.code, heard.attempts), (view.status, &view.code, attempts), "{:?}", view.key);
+        }
+        for (num, job) in &self.model.jobs {
+            let has_open = self.model.deliveries.iter().any(|(key, one)| key.job == *num && !one.status.is_ended());
+            assert_eq!(self.replay.finished.contains(&job.id), job.made == job.planned && !has_open, "{}", job.id);
+        }
+    }
+
     /// Holds the store against the model, and each change against [`Status::may_become`].
     async fn check(&self, before: &BTreeMap<DeliveryKey, Status>) -> BTreeMap<DeliveryKey, Status> {
         let views = self.test.list(DeliveryFilter { limit: 500, ..DeliveryFilter::default() }).await;
@@ -378,11 +445,13 @@ impl Run {
 async fn play(ops: Vec<Op>) {
     let mut test = TestStore::<Sqlite>::fresh();
     test.settings.retention = std::time::Duration::ZERO;
+    test.settings.events = Some(EventSettings { statuses: Status::ALL.into_iter().collect(), limit: 1000, when_full: WhenFull::Stop });
     test.reopen().await;
-    let mut run = Run { test, model: Model::default() };
+    let mut run = Run { test, model: Model::default(), replay: Replay::default() };
     let mut seen = BTreeMap::new();
     for op in ops {
         run.apply(&op).await;
+        run.listen().await;
         seen = run.check(&seen).await;
     }
     run.test.close().await;

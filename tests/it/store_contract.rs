@@ -8,10 +8,13 @@ mod cancel;
 mod claims;
 mod collapse;
 mod contacts;
+mod events;
+mod events_full;
 mod large_jobs;
 mod listings;
 mod live;
 mod retention;
+mod suspects;
 mod writer;
 
 macro_rules! contract {
@@ -37,6 +40,8 @@ contract! {
             a_known_id_with_another_body_is_a_conflict
             an_array_is_all_or_nothing
             an_array_may_not_contradict_itself
+            groups_stand_and_fall_alone
+            a_group_sees_those_before_it
             a_job_without_deliveries_is_finished_at_once
             deliveries_begin_where_they_were_placed
         }
@@ -96,6 +101,34 @@ contract! {
             contacts_are_found_together
             contacts_are_known_after_a_restart
         }
+        events {
+            every_move_is_told_in_order
+            every_end_is_told
+            what_waits_and_ends_is_told
+            rows_that_do_not_read_back_are_told
+            a_late_sent_is_told
+            live_notifications_are_told
+            an_event_keeps_what_was_true_at_its_moment
+            an_event_carries_what_its_job_said
+            only_the_statuses_asked_for_are_told
+            a_job_is_finished_once
+            large_jobs_are_told_as_they_are_made
+            a_dead_address_is_told_once
+            a_write_that_fails_tells_nothing
+            removed_events_are_gone
+            rows_that_nothing_can_be_told_of_are_passed_over
+            a_publisher_is_woken_by_the_commit
+            events_off_writes_nothing
+            a_job_stays_until_its_events_are_gone
+        }
+        events_full {
+            the_oldest_are_dropped_for_the_newest
+            a_lower_limit_drops_at_the_next_commit
+            jobs_are_refused_and_outcomes_are_not
+            intake_opens_again_below_nine_tenths
+            a_full_store_is_still_full_after_a_restart
+            one_call_of_many_groups_is_refused_whole
+        }
         large_jobs {
             steps_make_every_delivery
             a_restart_goes_on_at_the_cursor
@@ -125,6 +158,10 @@ contract! {
             open_jobs_are_kept
             a_large_job_goes_in_steps
             purged_inbox_items_are_no_loss
+        }
+        suspects {
+            tries_are_counted_across_restarts
+            the_purge_forgets_old_ones
         }
         auditing {
             a_row_that_disappears_is_noticed

@@ -12,7 +12,7 @@ use std::{
 
 use tarishi::{
     model::{Channel, Status},
-    store::{Store, StoreError, StoreSettings},
+    store::{ClosedToJobs, Store, StoreError, StoreSettings},
 };
 
 use crate::fixture::{Backend, Offer, Sqlite, TestStore, first, job_id, outcome, until};
@@ -128,7 +128,7 @@ async fn a_crash_under_load_loses_no_acknowledged_job() {
         tokio::spawn(async move {
             for number in 0.. {
                 let job = Offer::new(&format!("busy{number}")).many(3).build();
-                if store.accept(Arc::new(vec![job]), lease).await.is_err() {
+                if store.accept_all(Arc::new(vec![vec![job]]), lease).await.is_err() {
                     break;
                 }
             }
@@ -160,7 +160,10 @@ async fn a_cut_log_leaves_whole_commits() {
     }
     let [database, log] = files_of(&test.settings).map(|file| fs::read(file).unwrap());
     let mut counts = std::collections::BTreeSet::new();
-    for keep in (0..20).map(|part| log.len() * part / 20 + part * 17).chain([log.len()]) {
+    let anywhere = (0..20).map(|part| log.len() * part / 20 + part * 17).chain([log.len()]);
+    // The first pages are the schema's. After the log's header of 32 bytes, each has one of 24 (the SQLite file format, section 4.1).
+    let between_pages = (0..40).map(|pages| 32 + pages * (24 + 4096));
+    for keep in anywhere.chain(between_pages) {
         let crashed = tempfile::tempdir().unwrap();
         let after = settings_in(crashed.path());
         let [to_database, to_log] = files_of(&after);
@@ -321,13 +324,18 @@ async fn no_room(wall: &dyn Wall, folder: &Path) {
     wall.run_into(&test.settings);
     let mut number = 1;
     let error = loop {
-        match test.accept(Arc::new(vec![offer(number)]), test.lease()).await {
+        match test.accept_all(Arc::new(vec![vec![offer(number)]]), test.lease()).await {
             Ok(_) => number += 1,
             Err(error) => break error,
         }
     };
     assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
     assert!(!test.is_writable());
+    assert_eq!(test.closed_to_jobs(), Some(ClosedToJobs::Unwritable));
+    let reopening = tokio::spawn({
+        let store = (*test).clone();
+        async move { store.closed_to_jobs_changed(Some(ClosedToJobs::Unwritable)).await }
+    });
     let outcome_refused = test.record(outcome(sending, 1, Status::Sent)).await.unwrap().committed().await;
     assert!(matches!(outcome_refused, Err(StoreError::Unavailable(_))), "{outcome_refused:?}");
     // It is not fooled by asking itself: two of its own probes go by.
@@ -342,6 +350,7 @@ async fn no_room(wall: &dyn Wall, folder: &Path) {
 
     wall.take_away();
     until("it recovers by itself", async || test.is_writable().then_some(())).await;
+    assert_eq!(reopening.await.unwrap(), None);
     let job = test.take(offer(number)).await;
     test.expect_status(first(job), Status::Queued).await;
     test.put_outcome(outcome(sending, 1, Status::Sent)).await;

@@ -1,5 +1,7 @@
 //! Jobs in: new, known, contradicting.
 
+use std::sync::Arc;
+
 use tarishi::{
     model::{Channel, Skipped, SkippedReason, Status},
     store::{Accepted, Conflicts, JobStatus, Placement},
@@ -70,6 +72,46 @@ pub async fn an_array_may_not_contradict_itself<B: Backend>(test: TestStore<B>) 
     assert!(matches!(accepted[..], [Accepted::New { .. }, Accepted::Repeat { deliveries: 3, .. }]));
     assert!(test.is_writable());
     assert_eq!(test.balanced().await.accepted, 3);
+}
+
+/// The answers to these groups, each without the numbers of rows: how many were new and how many repeats, or where the conflicts are.
+async fn offer_groups<B: Backend>(test: &TestStore<B>, groups: Vec<Vec<Offer>>) -> Vec<Result<(usize, usize), Vec<usize>>> {
+    let groups = groups.into_iter().map(|group| group.into_iter().map(Offer::build).collect()).collect();
+    let answers = test.accept_all(Arc::new(groups), test.lease()).await.unwrap();
+    let count = |accepted: Vec<Accepted>| {
+        let new = accepted.iter().filter(|one| matches!(one, Accepted::New { .. })).count();
+        (new, accepted.len() - new)
+    };
+    answers.into_iter().map(|answer| answer.map(count).map_err(|conflicts| conflicts.0)).collect()
+}
+
+pub async fn groups_stand_and_fall_alone<B: Backend>(test: TestStore<B>) {
+    test.take(order("known").build()).await;
+    let commits = test.commits();
+    let groups = vec![
+        vec![order("one").body(1), order("known")],
+        vec![order("lost"), order("known").body(2), order("lost too")],
+        vec![order("two")],
+        Vec::new(),
+    ];
+    assert_eq!(offer_groups(&test, groups).await, [Ok((1, 1)), Err(vec![1]), Ok((1, 0)), Ok((0, 0))]);
+    assert_eq!(test.commits(), commits + 1, "one commit for all of them");
+    for (id, is_written) in [("one", true), ("lost", false), ("lost too", false), ("two", true)] {
+        assert_eq!(test.job(&job_id(id), 0, 1).await.unwrap().is_some(), is_written, "{id}");
+    }
+    assert_eq!(test.balanced().await.accepted, 9);
+}
+
+pub async fn a_group_sees_those_before_it<B: Backend>(test: TestStore<B>) {
+    let groups = vec![
+        vec![order("order")],
+        vec![order("order"), order("other")],
+        vec![order("other").body(2), order("lost")],
+        // What an earlier group did not write is new to a later one.
+        vec![order("lost").body(2)],
+    ];
+    assert_eq!(offer_groups(&test, groups).await, [Ok((1, 0)), Ok((1, 1)), Err(vec![0]), Ok((1, 0))]);
+    assert_eq!(test.balanced().await.accepted, 9);
 }
 
 pub async fn a_job_without_deliveries_is_finished_at_once<B: Backend>(test: TestStore<B>) {

@@ -57,6 +57,12 @@ impl Setup {
         self.env.insert(format!("TARISHI__{}", key.replace('.', "__").to_uppercase()), value.to_string());
     }
 
+    /// So many messages from the broker at once.
+    pub fn with_prefetch(&mut self, messages: u16) -> &mut Self {
+        self.set("amqp.prefetch", &messages);
+        self
+    }
+
     /// Retries without waiting, so that what a crash left is resolved at once.
     pub fn with_quick_retries(mut self) -> Self {
         for channel in ["email", "sms", "push", "live"] {

@@ -14,7 +14,7 @@ use std::{
 use serde_json::{Value, json};
 use tokio::{sync::watch, task::JoinSet};
 
-use super::{Answer, Api, Daemon, Setup, StoreFile, job, process::PATIENCE, recipient};
+use super::{Answer, Api, Daemon, Fate, Rabbit, Setup, StoreFile, job, persistent, process::PATIENCE, recipient};
 
 /// How long a producer waits for word of a daemon before it tries again.
 const TRY_AGAIN: Duration = Duration::from_millis(10);
@@ -79,6 +79,24 @@ impl Producers {
             bodies.insert(requests / 3, job(&format!("{name}-large"), &to, &["email"]));
         }
         self.start(bodies);
+    }
+
+    /// Publishes jobs to the broker as one producer, one after the other, each until the broker has confirmed it. What is confirmed counts
+    /// as acknowledged.
+    pub fn start_amqp(&mut self, url: &str, name: &str, jobs: usize) {
+        const CHANNELS: [&str; 2] = ["email", "live"];
+        self.requests.fetch_add(u32::try_from(jobs).unwrap(), Ordering::Relaxed);
+        let (acknowledged, count, url, name) = (self.acknowledged.clone(), self.count.clone(), url.to_owned(), name.to_owned());
+        self.working.spawn(async move {
+            let mut rabbit = None;
+            for number in 0..jobs {
+                let id = format!("{name}-{number}");
+                let body = job(&id, &[recipient(&format!("user-{}", number % 50))], &CHANNELS).to_string().into_bytes();
+                publish(&mut rabbit, &url, &body).await;
+                acknowledged.lock().unwrap().insert(id, CHANNELS.len() as u64);
+                count.send_modify(|count| *count += 1);
+            }
+        });
     }
 
     /// Requests acknowledged so far.
@@ -184,6 +202,26 @@ async fn hand_in(body: &Value, acknowledged: &Mutex<Acknowledged>, mut daemon: w
         }
         assert!(Instant::now() < deadline, "not acknowledged within {PATIENCE:?}");
         let _ = tokio::time::timeout(TRY_AGAIN, daemon.changed()).await;
+    }
+}
+
+/// Publishes one job until the broker has it, over as many connections as that takes.
+async fn publish(rabbit: &mut Option<Rabbit>, url: &str, body: &[u8]) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if rabbit.is_none() {
+            *rabbit = Rabbit::try_connect(url).await.ok();
+        }
+        if let Some(open) = rabbit {
+            match open.try_publish("tarishi.jobs", "job", persistent(), body).await {
+                Ok(Fate::Taken) => return,
+                // No queue wants it while the daemon has yet to declare one.
+                Ok(_) => {}
+                Err(_) => *rabbit = None,
+            }
+        }
+        assert!(Instant::now() < deadline, "the broker took no job within {PATIENCE:?}");
+        let _ = tokio::time::timeout(TRY_AGAIN, std::future::pending::<()>()).await;
     }
 }
 

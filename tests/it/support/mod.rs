@@ -3,10 +3,16 @@
 //! Nothing here waits by the clock: it waits for a line in the daemon's log or for the process to end, and asks again when one comes.
 
 mod api;
+mod broker;
+mod command;
+mod contract;
 mod daemon;
 mod load;
 mod process;
+mod proxy;
+mod rabbit;
 mod store_file;
+mod tools;
 
 use std::path::PathBuf;
 
@@ -14,10 +20,16 @@ use serde_json::{Value, json};
 
 pub use self::{
     api::{Answer, Api, problems},
+    broker::{Broker, Certificates, Vhost},
+    command::Commands,
+    contract::{Contract, docs},
     daemon::{Daemon, Setup},
     load::{Figures, Producers},
-    process::{PATIENCE, Process},
+    process::{PATIENCE, Process, until},
+    proxy::Proxy,
+    rabbit::{Fate, Message, Rabbit, persistent, text},
     store_file::StoreFile,
+    tools::{node, python},
 };
 
 /// Signs the tokens of the tests' users.

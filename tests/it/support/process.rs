@@ -158,6 +158,18 @@ impl Process {
     }
 }
 
+/// Asks until `probe` has an answer, where no process's words say when to ask again.
+pub async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = probe().await {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "within {PATIENCE:?} it did not happen that {what}");
+        let _ = tokio::time::timeout(LOOK_AGAIN, std::future::pending::<()>()).await;
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         if std::thread::panicking() {
