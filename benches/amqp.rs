@@ -32,9 +32,9 @@ use lapin::{
 };
 use tarishi::{
     amqp::{self, Broker, Purpose},
-    channel::{Provider, push},
+    channel::{ProbeFailure, Provider, push},
     config,
-    model::{Body, Code, Message, Outcome, PerChannel, Push, PushTarget},
+    model::{Body, Code, Message, Outcome, PerChannel, Push, PushTarget, Timestamp},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -395,11 +395,15 @@ impl Provider for HttpProvider {
     async fn send(&self, message: &Message) -> Outcome {
         // The same bytes, whatever the channel.
         let push = if let Body::Push(push) = &message.body { push } else { &self.stand_in };
-        let body = push::compose(push, message.delivery_id, message.collapse_key.as_deref()).to_string();
+        let body = push::compose(message, push, Timestamp::now()).expect("a push that FCM takes").to_string();
         match self.post(body).await {
             Ok(answer) => Outcome::Sent { provider_id: answer["name"].as_str().map(str::to_owned) },
             Err(error) => Outcome::Unknown { code: Code::TIMEOUT, detail: error.to_string() },
         }
+    }
+
+    async fn probe(&self) -> Result<(), ProbeFailure> {
+        Ok(())
     }
 }
 

@@ -18,7 +18,7 @@ use std::{
 
 use rusqlite::{Connection, params};
 use serde_json::Value;
-use tarishi::store::{Store, StoreSettings};
+use tarishi::store::{Store, StoreSettings, SuppressionExpiry};
 
 type Fallible<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -132,6 +132,7 @@ fn bare_store(folder: &std::path::Path) -> Fallible<Connection> {
         idempotency_retention: Duration::from_hours(1),
         inbox_retention: Duration::from_hours(1),
         events: None,
+        suppression_expiry: SuppressionExpiry { bounced: Duration::from_hours(1), unregistered: Duration::from_hours(1) },
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

@@ -187,12 +187,12 @@ impl Inner {
                     emit(&Event::JobRepeated { job: &id });
                     Receipt { id, deliveries, repeated: true, skipped }
                 }
-                Accepted::New { num } => {
+                Accepted::New { num, suppressed } => {
                     let deliveries = job.planned.iter().map(|(_, count)| count).sum();
                     let template = job.envelope.template.as_ref().map(TemplateName::as_str);
                     let traceparent = job.envelope.traceparent.as_deref();
                     emit(&Event::JobAccepted { job: &id, template, deliveries, skipped: job.skipped.len(), traceparent });
-                    self.hand_over(job, num, prepared, now);
+                    self.hand_over(job, num, &suppressed, prepared, now);
                     Receipt { id, deliveries, repeated: false, skipped: job.skipped.clone() }
                 }
             }
@@ -299,7 +299,8 @@ impl Inner {
             }))
         } else {
             prepared.reservations = self.reserve(priority, &planned, due_at, now);
-            NewDeliveries::Rows(place(expanded.deliveries, priority, due_at, &expires_at, &prepared.reservations))
+            let list = envelope.template.as_ref().and_then(|name| self.templates.unsubscribe_list(name));
+            NewDeliveries::Rows(place(expanded.deliveries, priority, due_at, list.as_ref(), &expires_at, &prepared.reservations))
         };
         let key = DeliveryId::job_key(&envelope.id);
         let planned = planned.iter().filter(|(_, count)| **count > 0).map(|(channel, count)| (channel, *count)).collect();
@@ -314,10 +315,10 @@ impl Inner {
     }
 
     /// After the commit: each delivery to where its row says it is.
-    fn hand_over(&self, job: &NewJob, num: i64, mut prepared: Prepared, now: Timestamp) {
+    fn hand_over(&self, job: &NewJob, num: i64, suppressed: &[u32], mut prepared: Prepared, now: Timestamp) {
         match &job.deliveries {
             NewDeliveries::Later(_) => self.large_job.notify_one(),
-            NewDeliveries::Rows(rows) => self.hand_over_rows(rows, num, 0, job.key, &job.envelope, &mut prepared, now),
+            NewDeliveries::Rows(rows) => self.hand_over_rows(rows, num, 0, suppressed, job.key, &job.envelope, &mut prepared, now),
         }
     }
 
@@ -327,12 +328,18 @@ impl Inner {
         rows: &[NewDelivery],
         job: i64,
         from: u32,
+        suppressed: &[u32],
         job_key: [u8; 12],
         envelope: &Arc<Envelope>,
         prepared: &mut Prepared,
         now: Timestamp,
     ) {
         for (ordinal, row) in (from..).zip(rows) {
+            // In order, as the rows are.
+            if suppressed.binary_search(&ordinal).is_ok() {
+                emit(&Event::DeliverySuppressed { delivery: &delivery(row, job, ordinal, job_key, envelope) });
+                continue;
+            }
             let reservation = prepared.reservations[row.channel].as_mut();
             match (row.placement, reservation) {
                 (Placement::Leased, Some(reservation)) => reservation.enqueue(delivery(row, job, ordinal, job_key, envelope)),
@@ -363,12 +370,15 @@ impl Inner {
             }
             let reservations = self.reserve(plan.priority, &planned, plan.due_at, now);
             let mut prepared = Prepared { priority: plan.priority, reservations };
-            let rows = place(step.to_vec(), plan.priority, plan.due_at, &expires_at, &prepared.reservations);
+            let list = expansion.envelope.template.as_ref().and_then(|name| self.templates.unsubscribe_list(name));
+            let rows = place(step.to_vec(), plan.priority, plan.due_at, list.as_ref(), &expires_at, &prepared.reservations);
             let from = u32::try_from(made).unwrap_or(u32::MAX);
             let lease = self.store.lease_until(now.saturating_add(self.lease));
             let collapse_key = expansion.envelope.collapse_key.clone();
             match self.store.make_deliveries(expansion.job, from, rows.clone(), collapse_key, lease).await? {
-                Step::Made => self.hand_over_rows(&rows, expansion.job, from, job_key, &expansion.envelope, &mut prepared, now),
+                Step::Made { suppressed } => {
+                    self.hand_over_rows(&rows, expansion.job, from, &suppressed, job_key, &expansion.envelope, &mut prepared, now);
+                }
                 // None of them may begin: what was reserved for them is free again.
                 Step::MadeCancelled => {}
                 Step::Moved => return Ok(()),
@@ -425,6 +435,7 @@ fn place(
     deliveries: Vec<Planned>,
     priority: Priority,
     due_at: Timestamp,
+    list: Option<&Arc<str>>,
     expires_at: &PerChannel<Timestamp>,
     reservations: &PerChannel<Option<Reservation>>,
 ) -> Vec<NewDelivery> {
@@ -454,6 +465,7 @@ fn place(
                 address: planned.address,
                 locale: planned.locale,
                 timezone: planned.timezone,
+                list: list.cloned(),
                 due_at,
                 expires_at: expires_at[channel],
                 placement,
@@ -474,6 +486,7 @@ fn delivery(row: &NewDelivery, job: i64, ordinal: u32, job_key: [u8; 12], envelo
         locale: row.locale.clone(),
         timezone: row.timezone,
         attempts: 0,
+        pinned: None,
         due_at: row.due_at,
         expires_at: row.expires_at,
     }

@@ -1,8 +1,10 @@
 //! Builds and wires everything, serves, and drains. The only module that names all the concrete types; nothing here is worth a unit test.
 
 mod background;
+mod providers;
 
 use std::{
+    collections::HashMap,
     io,
     net::SocketAddr,
     sync::{Arc, OnceLock},
@@ -15,13 +17,16 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::providers::Account;
+pub use self::providers::{Probed, probe};
 use crate::{
     accept::Acceptor,
     admin::{self, AdminState, DevelopmentTokens, Guard, Readiness},
     amqp::Broker,
     channel::{
         Provider,
-        outbox::{self, Outbox, OutboxSettings},
+        email::unsubscribe::UnsubscribeLinks,
+        outbox::{self, Outbox},
     },
     config::{AdminConfig, Config, PublicConfig},
     event::{Event, emit},
@@ -34,8 +39,9 @@ use crate::{
         self, Gate, Hub, HubLimits, JwtKeySettings, JwtSettings, JwtVerifier, ListenerCounters, ListenerSettings, OriginPolicy,
         SessionCounters, SessionSettings, Sessions,
     },
-    store::{EventSettings, Store, StoreSettings},
+    store::{EventSettings, Store, StoreSettings, SuppressionExpiry},
     template::{Limits, Templates},
+    webhook::{self, WebhookSettings, WebhookState},
 };
 
 /// Live deliveries written to sockets that wait to be marked so; past it they stay `sent` until seen.
@@ -117,6 +123,7 @@ pub fn store_settings(config: &Config) -> StoreSettings {
             limit: config.amqp.events.limit,
             when_full: config.amqp.events.when_full,
         }),
+        suppression_expiry: SuppressionExpiry { bounced: config.suppressions.bounced, unregistered: config.suppressions.unregistered },
     }
 }
 
@@ -191,6 +198,7 @@ struct Daemon {
     feed: Option<Arc<EventFeed>>,
     outbox: Arc<Outbox>,
     templates: Arc<Templates>,
+    links: Arc<UnsubscribeLinks>,
     hub: Hub,
     sessions: Sessions,
     session_counters: Arc<SessionCounters>,
@@ -235,10 +243,13 @@ impl Daemon {
         };
         let session_counters = Arc::new(SessionCounters::default());
         let sessions = Sessions::new(session_settings, delivered_sender, session_counters.clone(), close_sockets.clone(), tracker.clone());
-        let outbox = Arc::new(build_outbox(&config)?);
+        let outbox = Arc::new(providers::outbox(&config)?);
+        let links = Arc::new(UnsubscribeLinks::new(&config.public.base_url, store.unsubscribe_key()));
+        let accounts = providers::accounts(&config, &outbox)?;
         let lanes = PerChannel::from_fn(|channel| {
-            let carrier = build_carrier(&config, &options, channel, &outbox, &hub);
-            Lane::new(channel, config.channel.get(channel).clone(), config.store.lease, carrier, store.clone(), templates.clone())
+            let carrier = build_carrier(&config, &options, channel, &accounts, &hub);
+            let own = config.channel.get(channel).clone();
+            Lane::new(channel, own, config.store.lease, carrier, store.clone(), templates.clone(), links.clone())
         });
         let acceptor =
             Acceptor::new(store.clone(), templates.clone(), lanes.clone(), config.channel.clone(), config.store.lease, stop.clone());
@@ -260,6 +271,7 @@ impl Daemon {
             acceptor,
             outbox,
             templates,
+            links,
             hub,
             sessions,
             session_counters,
@@ -287,6 +299,9 @@ impl Daemon {
             for channel in self.captures() {
                 emit(&Event::ChannelCaptures { channel });
             }
+        }
+        if !self.links.is_on() && self.templates.list().any(|template| self.templates.unsubscribe_list(template.name).is_some()) {
+            emit(&Event::NoUnsubscribeLinks);
         }
         if self.config.auth.jwt.keys.is_empty() {
             emit(&Event::NoTokensAccepted);
@@ -347,7 +362,18 @@ impl Daemon {
         let config = &self.config.public;
         let origins = OriginPolicy::new(&config.allowed_origins, Some(&config.base_url));
         let gate = Arc::new(Gate::new(self.verifier.clone(), origins, self.hub.clone(), self.sessions.clone()));
-        live::router(LiveState { gate }).merge(live::push_tokens::router(self.store.clone(), self.verifier.clone()))
+        live::router(LiveState { gate })
+            .merge(live::push_tokens::router(self.store.clone(), self.verifier.clone()))
+            .merge(webhook::router(self.webhook_state()))
+    }
+
+    fn webhook_state(&self) -> WebhookState {
+        let settings = WebhookSettings {
+            base_url: self.config.public.base_url.clone(),
+            sendgrid_public_key: self.config.provider.sendgrid.webhook_public_key.clone(),
+            twilio_auth_token: self.config.provider.twilio.token.clone(),
+        };
+        WebhookState::new(self.store.clone(), self.templates.clone(), self.links.clone(), settings)
     }
 
     fn admin_router(&self) -> axum::Router {
@@ -430,26 +456,17 @@ impl Daemon {
     }
 }
 
-fn build_outbox(config: &Config) -> anyhow::Result<Outbox> {
-    let settings = OutboxSettings {
-        keep: config.provider.outbox.keep,
-        chaos: config.provider.outbox.chaos,
-        from: config.provider.outbox.from.parse().context("provider.outbox.from")?,
-        sms_from: config.provider.outbox.sms_from.clone(),
-    };
-    let record = config.provider.outbox.record_file.as_deref();
-    Outbox::new(settings, record)
-        .with_context(|| format!("provider.outbox.record_file: cannot append to {}", record.unwrap_or("".as_ref()).display()))
-}
-
-/// The providers of a channel by their names. A new provider is registered here.
-fn build_carrier(config: &Config, options: &Options, channel: Channel, outbox: &Arc<Outbox>, hub: &Hub) -> Carrier {
+fn build_carrier(config: &Config, options: &Options, channel: Channel, accounts: &HashMap<String, Account>, hub: &Hub) -> Carrier {
     if channel == Channel::Live {
         return Carrier::Sockets(hub.clone());
     }
-    let named = || config.channel.get(channel).providers.iter().map(|_| outbox.clone() as Arc<dyn Provider>).collect();
-    let providers = if options.providers[channel].is_empty() { named() } else { options.providers[channel].clone() };
-    Carrier::Providers(providers.into_iter().map(|provider| Carried::new(provider, config.breaker.clone())).collect())
+    let carried = |(provider, pace): Account| Carried::new(provider, pace, config.breaker.clone());
+    let own = &options.providers[channel];
+    Carrier::Providers(if own.is_empty() {
+        config.channel.get(channel).providers.iter().filter_map(|name| accounts.get(name).cloned()).map(carried).collect()
+    } else {
+        own.iter().map(|provider| carried((provider.clone(), Arc::default()))).collect()
+    })
 }
 
 fn build_verifier(config: &Config) -> JwtVerifier {

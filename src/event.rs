@@ -6,7 +6,7 @@
 use metrics::{counter, histogram};
 use tracing::{error, info, warn};
 
-use crate::model::{Channel, Code, Delivery, DeliveryId, JobId, Outcome, Status, Timestamp};
+use crate::model::{Channel, Code, Delivery, DeliveryId, JobId, Outcome, Status, SuppressionReason, Timestamp};
 
 /// Something that happened.
 #[derive(Debug)]
@@ -35,6 +35,8 @@ pub enum Event<'a> {
         channel: Channel,
     },
     NoTokensAccepted,
+    /// There are mails that people may refuse, and no link to do it with.
+    NoUnsubscribeLinks,
     JobAccepted {
         job: &'a JobId,
         template: Option<&'a str>,
@@ -81,6 +83,14 @@ pub enum Event<'a> {
         outcome: &'a Outcome,
         next_at: Timestamp,
     },
+    /// An attempt that another provider makes up for at once.
+    DeliveryFailedOver {
+        delivery: &'a Delivery,
+        provider: &'static str,
+        next: &'static str,
+        attempt: u32,
+        outcome: &'a Outcome,
+    },
     /// Given up: failed, expired or cancelled after an attempt.
     DeliveryEnded {
         delivery: &'a Delivery,
@@ -91,6 +101,45 @@ pub enum Event<'a> {
     },
     DeliveryLost {
         delivery: &'a Delivery,
+    },
+    /// Not sent: its address is on the suppression list.
+    DeliverySuppressed {
+        delivery: &'a Delivery,
+    },
+    /// Moved by what its provider called back with.
+    DeliveryConfirmed {
+        delivery: DeliveryId,
+        channel: Channel,
+        status: Status,
+        code: Option<Code>,
+    },
+    CallbackReceived {
+        provider: &'static str,
+        kind: &'static str,
+    },
+    /// Callbacks that moved nothing: known already, or about no delivery that is here.
+    CallbacksPassedOver {
+        provider: &'static str,
+        repeated: u32,
+        unknown: u32,
+    },
+    CallbackRefused {
+        provider: &'static str,
+        reason: &'a str,
+    },
+    /// The address is masked.
+    AddressSuppressed {
+        channel: Channel,
+        address: &'a str,
+        list: Option<&'a str>,
+        reason: SuppressionReason,
+        source: &'a str,
+    },
+    /// What an operator did to the suppression list.
+    SuppressionChanged {
+        by: &'a str,
+        what: &'static str,
+        entries: u64,
     },
     DeliveryUnreadable {
         id: DeliveryId,
@@ -108,10 +157,17 @@ pub enum Event<'a> {
         provider: &'static str,
         channel: Channel,
         reason: &'a str,
+        needs_a_person: bool,
     },
     BreakerClosed {
         provider: &'static str,
         channel: Channel,
+    },
+    /// The provider asked for fewer; attempts per second from now on.
+    PaceLowered {
+        provider: &'static str,
+        channel: Channel,
+        rate: f64,
     },
     BrokerConnected {
         link: &'static str,
@@ -147,7 +203,8 @@ pub fn emit(event: &Event<'_>) {
         | Event::DaemonStopped { .. }
         | Event::HangupIgnored
         | Event::ChannelCaptures { .. }
-        | Event::NoTokensAccepted => emit_daemon(event),
+        | Event::NoTokensAccepted
+        | Event::NoUnsubscribeLinks => emit_daemon(event),
         Event::JobAccepted { .. }
         | Event::JobRepeated { .. }
         | Event::JobRefused { .. }
@@ -155,6 +212,12 @@ pub fn emit(event: &Event<'_>) {
         | Event::JobCancelled { .. }
         | Event::ContactChanged { .. } => emit_intake(event),
         Event::BrokerConnected { .. } | Event::BrokerLost { .. } => emit_broker(event),
+        Event::DeliveryConfirmed { .. }
+        | Event::CallbackReceived { .. }
+        | Event::CallbacksPassedOver { .. }
+        | Event::CallbackRefused { .. }
+        | Event::AddressSuppressed { .. }
+        | Event::SuppressionChanged { .. } => emit_callback(event),
         Event::StoreUnwritable { .. } | Event::StoreWritable | Event::StoreFailed { .. } | Event::StorePurged { .. } => emit_store(event),
         _ => emit_delivery(event),
     }
@@ -170,6 +233,9 @@ fn emit_daemon(event: &Event<'_>) {
         Event::HangupIgnored => info!("SIGHUP ignored: restart to read the configuration and templates again"),
         Event::ChannelCaptures { channel } => {
             warn!(%channel, "channel only captures: its provider is the outbox, nothing reaches anybody; set channel.{channel}.providers");
+        }
+        Event::NoUnsubscribeLinks => {
+            warn!("mails that can be refused go out without an unsubscribe link: public.base_url has to be https, as mail clients want it");
         }
         Event::NoTokensAccepted => warn!("no [[auth.jwt.keys]] configured: every socket is refused"),
         _ => {}
@@ -219,6 +285,38 @@ fn emit_broker(event: &Event<'_>) {
     }
 }
 
+fn emit_callback(event: &Event<'_>) {
+    match event {
+        Event::DeliveryConfirmed { delivery, channel, status, code } => {
+            let code = code.map_or("", Code::as_str);
+            counter!("tarishi_deliveries_confirmed_total", "channel" => channel.as_str(), "status" => status.as_str(), "code" => code)
+                .increment(1);
+            if *status == Status::Failed {
+                warn!(%delivery, %channel, code, "delivery failed after it was sent");
+            } else {
+                info!(%delivery, %channel, %status, "delivery confirmed");
+            }
+        }
+        Event::CallbackReceived { provider, kind } => {
+            counter!("tarishi_callbacks_total", "provider" => *provider, "event" => *kind).increment(1);
+        }
+        Event::CallbacksPassedOver { provider, repeated, unknown } => {
+            counter!("tarishi_callbacks_repeated_total", "provider" => *provider).increment(u64::from(*repeated));
+            counter!("tarishi_callbacks_unmatched_total", "provider" => *provider).increment(u64::from(*unknown));
+        }
+        Event::CallbackRefused { provider, reason } => {
+            counter!("tarishi_callbacks_refused_total", "provider" => *provider).increment(1);
+            warn!(provider, reason, "callback refused");
+        }
+        Event::AddressSuppressed { channel, address, list, reason, source } => {
+            counter!("tarishi_addresses_suppressed_total", "channel" => channel.as_str(), "reason" => reason.as_str()).increment(1);
+            info!(%channel, address, list, %reason, source, "address suppressed: it is not written to any more");
+        }
+        Event::SuppressionChanged { by, what, entries } => info!(by, what, entries, "suppression list changed"),
+        _ => {}
+    }
+}
+
 fn emit_store(event: &Event<'_>) {
     match event {
         Event::StoreUnwritable { error } => {
@@ -251,6 +349,13 @@ fn emit_delivery(event: &Event<'_>) {
             let detail = outcome.detail().unwrap_or_default();
             info!(%job, delivery = %delivery.id, channel = %delivery.channel, user, to, provider, attempt, outcome = outcome.as_str(), code, detail, %next_at, "delivery retried");
         }
+        Event::DeliveryFailedOver { delivery, provider, next, attempt, outcome } => {
+            count_failed(delivery, provider, outcome);
+            let (job, user, to) = parties(delivery);
+            let code = outcome.code().map_or("", Code::as_str);
+            let detail = outcome.detail().unwrap_or_default();
+            info!(%job, delivery = %delivery.id, channel = %delivery.channel, user, to, provider, attempt, outcome = outcome.as_str(), code, detail, next, "delivery goes to the next provider");
+        }
         Event::DeliveryEnded { delivery, attempt, status, code, detail } => {
             let code = code.map_or("", Code::as_str);
             counter!("tarishi_deliveries_given_up_total", "channel" => delivery.channel.as_str(), "status" => status.as_str(), "code" => code)
@@ -262,15 +367,28 @@ fn emit_delivery(event: &Event<'_>) {
             counter!("tarishi_leases_lost_total", "channel" => delivery.channel.as_str()).increment(1);
             info!(job = %delivery.job.id, delivery = %delivery.id, channel = %delivery.channel, "delivery left alone: cancelled, collapsed or taken by somebody else");
         }
+        Event::DeliverySuppressed { delivery } => {
+            counter!("tarishi_deliveries_suppressed_total", "channel" => delivery.channel.as_str()).increment(1);
+            let (job, user, to) = parties(delivery);
+            info!(%job, delivery = %delivery.id, channel = %delivery.channel, user, to, "delivery suppressed: the address is on the suppression list");
+        }
         Event::DeliveryUnreadable { id, reason } => error!(delivery = %id, reason, "delivery does not read back from the store; failed"),
         Event::OutcomeLate { delivery, attempt, lifted } => {
             counter!("tarishi_outcomes_late_total", "channel" => delivery.channel.as_str()).increment(1);
             warn!(job = %delivery.job.id, delivery = %delivery.id, attempt, lifted, "outcome came late; kept on its own attempt");
         }
         Event::AttemptsInterrupted { count } => warn!(count, "attempts of an earlier run have no outcome; resolved as unknown"),
-        Event::BreakerOpened { provider, channel, reason } => {
+        Event::BreakerOpened { provider, channel, reason, needs_a_person } => {
             counter!("tarishi_breaker_opened_total", "channel" => channel.as_str(), "provider" => *provider).increment(1);
-            warn!(provider, %channel, reason, "breaker opened: the provider is left alone for a while");
+            if *needs_a_person {
+                error!(provider, %channel, reason, "provider paused: it refuses our credentials or set-up; see `tarishi check --probe`");
+            } else {
+                warn!(provider, %channel, reason, "breaker opened: the provider is left alone for a while");
+            }
+        }
+        Event::PaceLowered { provider, channel, rate } => {
+            counter!("tarishi_pace_lowered_total", "channel" => channel.as_str(), "provider" => *provider).increment(1);
+            info!(provider, %channel, rate, "pace lowered: the provider asks for fewer a second");
         }
         Event::BreakerClosed { provider, channel } => info!(provider, %channel, "breaker closed"),
         _ => {}

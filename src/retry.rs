@@ -21,12 +21,15 @@ pub struct Attempted {
     pub number: u32,
     /// No attempt after this moment.
     pub expires_at: Timestamp,
+    /// Whether another provider may and can try at once.
+    pub has_next: bool,
 }
 
 /// What to do after `outcome`. `jitter` is uniform in `0.0..1.0`.
 ///
 /// A wait is never shorter than the listed step (the last repeats) nor than the provider's own wish. Attempts and age are both bounded.
-/// A configuration failure is nobody's fault but ours: it waits without using up the attempts.
+/// A configuration failure is nobody's fault but ours: it waits without using up the attempts. What another provider may do better goes to
+/// the next one at once; what is about the address or the content does not, and what may have been taken never does.
 pub fn judge(retry: &RetryConfig, on_unknown: OnUnknown, attempted: Attempted, outcome: &Outcome, now: Timestamp, jitter: f64) -> Verdict {
     let (retry_after, bounded) = match outcome {
         Outcome::Sent { .. } => return Verdict::Done,
@@ -40,6 +43,11 @@ pub fn judge(retry: &RetryConfig, on_unknown: OnUnknown, attempted: Attempted, o
         Outcome::Transient { retry_after, .. } => (*retry_after, true),
         Outcome::Unknown { .. } => (None, true),
     };
+    let is_movable = match outcome {
+        Outcome::Transient { code, .. } => !code.is_about_recipient(),
+        Outcome::Permanent { .. } => true,
+        Outcome::Sent { .. } | Outcome::Unknown { .. } => false,
+    };
     let dead = |status, code| match outcome {
         // It may have arrived after all: say so instead of naming the bound that was hit.
         Outcome::Unknown { .. } => Verdict::Dead { status: Status::Failed, code: Code::UNKNOWN_OUTCOME },
@@ -47,6 +55,9 @@ pub fn judge(retry: &RetryConfig, on_unknown: OnUnknown, attempted: Attempted, o
     };
     if bounded && attempted.number >= retry.attempts {
         return dead(Status::Failed, Code::ATTEMPTS_EXHAUSTED);
+    }
+    if attempted.has_next && is_movable && now < attempted.expires_at {
+        return Verdict::NextProvider;
     }
     let index = usize::try_from(attempted.number.saturating_sub(1)).unwrap_or(usize::MAX).min(retry.steps.len().saturating_sub(1));
     let step = retry.steps.get(index).copied().unwrap_or_default();
@@ -89,7 +100,7 @@ mod tests {
 
     #[track_caller]
     fn check(number: u32, expires_in: u64, on_unknown: OnUnknown, outcome: &Outcome, jitter: f64, expected: Verdict) {
-        let attempted = Attempted { number, expires_at: NOW.saturating_add(Duration::from_secs(expires_in)) };
+        let attempted = Attempted { number, expires_at: NOW.saturating_add(Duration::from_secs(expires_in)), has_next: false };
         assert_eq!(judge(&retry(), on_unknown, attempted, outcome, NOW, jitter), expected);
     }
 
@@ -116,6 +127,22 @@ mod tests {
         check(9, 9999, Resend, &permanent(PermanentKind::Config), 0.0, at(600));
     }
 
+    #[test]
+    fn the_next_provider_gets_what_it_may_do_better() {
+        let judged = |outcome: &Outcome, number, expires_in| {
+            let expires_at = NOW.saturating_add(Duration::from_secs(expires_in));
+            judge(&retry(), OnUnknown::Resend, Attempted { number, expires_at, has_next: true }, outcome, NOW, 0.0)
+        };
+        assert_eq!(judged(&transient(Some(90)), 1, 9999), Verdict::NextProvider);
+        assert_eq!(judged(&permanent(PermanentKind::Config), 9, 9999), Verdict::NextProvider);
+        assert_eq!(judged(&transient(None), 5, 9999), dead(Status::Failed, Code::ATTEMPTS_EXHAUSTED));
+        assert_eq!(judged(&unknown(), 1, 9999), at(30));
+        let full = Outcome::Transient { code: Code::MAILBOX_FULL, detail: String::new(), retry_after: None };
+        assert_eq!(judged(&full, 1, 9999), at(30));
+        assert_eq!(judged(&permanent(PermanentKind::Address), 1, 9999), dead(Status::Failed, Code::ADDRESS_REFUSED));
+        assert_eq!(judged(&transient(None), 1, 0), dead(Status::Expired, Code::EXPIRED));
+    }
+
     proptest! {
         #[test]
         fn a_retry_is_never_early_never_late_and_never_endless(
@@ -123,12 +150,13 @@ mod tests {
             expires_in in 0_u64..100_000,
             retry_after in proptest::option::of(0_u64..200_000),
             is_unknown: bool,
+            has_next: bool,
             jitter in 0.0..1.0_f64,
         ) {
             let outcome = if is_unknown { unknown() } else { transient(retry_after) };
             let expires_at = NOW.saturating_add(Duration::from_secs(expires_in));
             let retry = retry();
-            match judge(&retry, OnUnknown::Resend, Attempted { number, expires_at }, &outcome, NOW, jitter) {
+            match judge(&retry, OnUnknown::Resend, Attempted { number, expires_at, has_next }, &outcome, NOW, jitter) {
                 Verdict::RetryAt(due) => {
                     let step = retry.steps[(number as usize - 1).min(retry.steps.len() - 1)];
                     let floor = if is_unknown { step } else { step.max(Duration::from_secs(retry_after.unwrap_or(0)).min(RETRY_AFTER_LIMIT)) };
@@ -141,6 +169,7 @@ mod tests {
                     prop_assert!(Status::Sending.may_become(status));
                     prop_assert_eq!(code == Code::UNKNOWN_OUTCOME, is_unknown);
                 }
+                Verdict::NextProvider => prop_assert!(has_next && !is_unknown && number < retry.attempts && expires_at > NOW),
                 Verdict::Done => prop_assert!(false, "nothing was sent"),
             }
         }

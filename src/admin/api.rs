@@ -172,7 +172,13 @@ pub(super) async fn templates(State(state): State<Arc<AdminState>>) -> Json<Valu
         .list()
         .map(|template| {
             let channels: Vec<Channel> = template.channels.iter().collect();
-            json!({ "name": template.name, "channels": channels, "locales": template.locales, "sample": template.sample })
+            json!({
+                "name": template.name,
+                "channels": channels,
+                "unsubscribe": template.unsubscribe,
+                "locales": template.locales,
+                "sample": template.sample,
+            })
         })
         .collect();
     Json(json!({ "templates": templates }))

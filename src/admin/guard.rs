@@ -212,5 +212,9 @@ mod tests {
         check(&guard, &format!("PUT /v1/users/42 | {json} | authorization: Bearer k1"), Ok("name of k1"));
         check(&guard, "DELETE /v1/jobs/x | host: localhost | authorization: Bearer k1", Err("scope_missing"));
         check(&guard, "DELETE /v1/jobs/x | host: localhost | authorization: Bearer k2", Ok("name of k2"));
+        check(&guard, "GET /v1/suppressions | host: localhost | authorization: Bearer k1", Err("scope_missing"));
+        check(&guard, &format!("POST /v1/suppressions | {json} | authorization: Bearer k1"), Err("scope_missing"));
+        check(&guard, &format!("POST /v1/suppressions | {json} | authorization: Bearer k2"), Ok("name of k2"));
+        check(&guard, "DELETE /v1/suppressions | host: localhost | authorization: Bearer k1", Err("scope_missing"));
     }
 }

@@ -49,6 +49,8 @@ pub(super) async fn metrics(State(state): State<Arc<AdminState>>) -> Response {
     }
     count_sockets(&state);
     measure_broker(&state);
+    #[expect(clippy::cast_precision_loss, reason = "Prometheus knows only doubles")]
+    gauge!("tarishi_suppressions").set(state.store.suppression_count() as f64);
     gauge!("tarishi_sockets").set(small(state.hub.connections()));
     gauge!("tarishi_ready").set(f64::from(u8::from(state.reasons().is_empty())));
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], state.metrics.render()).into_response()

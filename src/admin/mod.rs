@@ -7,6 +7,7 @@ mod guard;
 mod health;
 mod outbox;
 mod query;
+mod suppressions;
 
 use std::{
     sync::{
@@ -18,6 +19,7 @@ use std::{
 
 use axum::{
     Router,
+    extract::DefaultBodyLimit,
     http::{HeaderValue, StatusCode, header},
     middleware,
     response::Response,
@@ -121,6 +123,7 @@ impl Readiness {
 
 /// Everything on the admin listener, behind the guard.
 pub fn router(state: Arc<AdminState>, intake: HttpIntake, rules: Guard) -> Router {
+    let suppressions = get(suppressions::list).post(suppressions::add).delete(suppressions::remove);
     Router::new()
         .route("/v1/status", get(api::status))
         .route("/v1/audit", get(api::audit))
@@ -128,6 +131,7 @@ pub fn router(state: Arc<AdminState>, intake: HttpIntake, rules: Guard) -> Route
         .route("/v1/deliveries", get(api::deliveries))
         .route("/v1/templates", get(api::templates))
         .route("/v1/users/{id}", get(contacts::get).put(contacts::put).patch(contacts::patch).delete(contacts::delete))
+        .route("/v1/suppressions", suppressions.layer(DefaultBodyLimit::max(suppressions::BODY_LIMIT)))
         .route("/v1/outbox", get(outbox::list))
         .route("/v1/outbox/{id}/html", get(outbox::html))
         .route("/v1/dev/token", get(api::development_token))

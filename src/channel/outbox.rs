@@ -11,11 +11,14 @@ use std::{
 };
 
 use async_trait::async_trait;
-use lettre::message::Mailbox;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Provider, email, push};
+use super::{
+    ProbeFailure, Provider,
+    email::{self, sender::Senders},
+    push,
+};
 use crate::model::{Body, Channel, Code, DeliveryId, Message, Outcome, PermanentKind, PushTarget, Timestamp, UserId};
 
 /// Its name in the configuration.
@@ -49,7 +52,7 @@ pub struct OutboxSettings {
     pub keep: usize,
     /// Share of attempts made to fail, 0 to 1.
     pub chaos: f64,
-    pub from: Mailbox,
+    pub senders: Senders,
     pub sms_from: String,
 }
 
@@ -126,8 +129,8 @@ impl Outbox {
     fn compose(&self, message: &Message) -> Result<Composed, String> {
         match &message.body {
             Body::Email(mail) => {
-                let composed = email::compose(mail, message.delivery_id, &self.settings.from)?;
-                let raw = String::from_utf8_lossy(&composed.formatted()).into_owned();
+                let composed = email::compose(message, mail, &self.settings.senders)?;
+                let raw = String::from_utf8_lossy(&email::formatted(&composed)?).into_owned();
                 Ok(Composed {
                     to: mail.to.to_string(),
                     subject: Some(mail.subject.clone()),
@@ -142,7 +145,7 @@ impl Outbox {
                 Ok(Composed::plain(sms.to.to_string(), sms.text.clone(), &fields))
             }
             Body::Push(notification) => {
-                let request = push::compose(notification, message.delivery_id, message.collapse_key.as_deref());
+                let request = push::compose(message, notification, Timestamp::now())?;
                 let to = match &notification.target {
                     PushTarget::Token(token) => token.to_string(),
                     PushTarget::Topic(topic) => format!("topic {topic}"),
@@ -222,7 +225,7 @@ impl Provider for Outbox {
             Some(Trouble::Refuses) => return Outcome::Transient { code: Code::CHAOS, detail: detail(), retry_after: None },
             Some(Trouble::LosesIt) => return Outcome::Unknown { code: Code::CHAOS, detail: detail() },
             Some(Trouble::DislikesTheAddress) => {
-                return Outcome::Permanent { kind: PermanentKind::Address, code: Code::ADDRESS_REFUSED, detail: detail() };
+                return Outcome::Permanent { kind: PermanentKind::Address, code: Code::CHAOS, detail: detail() };
             }
             Some(Trouble::AcceptsAndIsSilent) | None => {}
         }
@@ -237,5 +240,9 @@ impl Provider for Outbox {
                 retry_after: None,
             },
         }
+    }
+
+    async fn probe(&self) -> Result<(), ProbeFailure> {
+        Ok(())
     }
 }

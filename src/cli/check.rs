@@ -6,6 +6,7 @@ use serde_json::json;
 use super::{
     failure::Failure,
     output::{self, count},
+    probe,
     settings::{self, GlobalArgs},
 };
 use crate::{
@@ -21,9 +22,11 @@ Examples:
   tarishi check --config /etc/tarishi/tarishi.toml
   tarishi check --json | jq .config.channel.email.providers
 
+  tarishi check --probe                  whether the providers would take our messages; sends nothing
+
 It prints the configuration in effect (defaults, file, environment, in this order) as TOML on stdout, with *** for secrets, and problems on stderr. Every key and its meaning: `tarishi schema config`.
 
-Exit codes: 0 good, 3 problems.";
+Exit codes: 0 good, 3 problems, those of the providers included.";
 
 #[derive(Args, Clone, Debug)]
 #[command(after_help = AFTER_HELP)]
@@ -31,6 +34,9 @@ pub struct CheckArgs {
     /// Print problems and configuration as JSON
     #[arg(long)]
     json: bool,
+    /// Ask every provider in use whether our credentials are good, and print the answers instead of the configuration; nothing is sent
+    #[arg(long)]
+    probe: bool,
 }
 
 pub fn run(args: &CheckArgs, global: &GlobalArgs) -> Result<(), Failure> {
@@ -45,6 +51,10 @@ pub fn run(args: &CheckArgs, global: &GlobalArgs) -> Result<(), Failure> {
         Some(Err(Problems(problems))) => (problems, 0),
         None => (Vec::new(), 0),
     };
+    let found = problems.len() + template_problems.len();
+    if let (true, 0, Ok(config)) = (args.probe, found, &loaded) {
+        return probe::run(config, args.json);
+    }
     if args.json {
         let config = loaded.as_ref().ok();
         output::print_json(&json!({
@@ -56,7 +66,6 @@ pub fn run(args: &CheckArgs, global: &GlobalArgs) -> Result<(), Failure> {
     } else if let Ok(config) = &loaded {
         output::print(config.to_toml_masked().trim_end())?;
     }
-    let found = problems.len() + template_problems.len();
     if found == 0 {
         if !args.json {
             output::note(&format!("good: {}, {}", settings::name(&sources), count(names as u64, "template")));

@@ -231,6 +231,17 @@ impl Client {
         })
     }
 
+    /// Sends `body` as JSON, for what may be repeated without harm.
+    pub async fn send<T: DeserializeOwned>(
+        &self,
+        method: reqwest::Method,
+        path: &[&str],
+        body: &impl Serialize,
+        on_wait: impl FnMut(&str),
+    ) -> Result<T, ApiError> {
+        self.patiently(|| self.http.request(method.clone(), self.url(path)).json(body), on_wait).await
+    }
+
     async fn patiently<T: DeserializeOwned>(
         &self,
         request: impl Fn() -> reqwest::RequestBuilder,

@@ -15,7 +15,7 @@ use toml::Value;
 
 use super::{
     failure::{Exit, Failure},
-    log,
+    log, mock,
     output::{self, Paint},
     samples::{self, Sample},
     serve::{self, Stop},
@@ -26,6 +26,7 @@ use super::{
 use crate::{
     config::{self, Config, Sources},
     daemon::{Mode, Ready},
+    mock::{BoundMock, Mock, MockSettings},
     model::{Timestamp, UserId},
     socket::sign_development_token,
     template::Templates,
@@ -46,9 +47,10 @@ Examples:
   tarishi dev
   tarishi dev --samples                         with something to look at
   tarishi dev --samples --chaos 0.3             and with retries
+  tarishi dev --samples --mock                  over SendGrid, Twilio and FCM as played by `tarishi mock`
   tarishi dev --log-format pretty --log-level debug
 
-It runs the daemon of `tarishi run` with the same configuration, plus: tokens signed with var/dev-jwt.secret (made once), short secrets allowed, and the console allowed to connect to the sockets. Emails, SMS and pushes are captured by the outbox unless the configuration names other providers. Jobs and messages stay in the store (./var/) from one run to the next.";
+It runs the daemon of `tarishi run` with the same configuration, plus: tokens signed with var/dev-jwt.secret (made once), short secrets allowed, and the console allowed to connect to the sockets. Emails, SMS and pushes are captured by the outbox unless the configuration names other providers, or --mock puts SendGrid, Twilio and FCM in its place, played on a loopback port: nothing leaves this machine, and what they were sent is shown at /mock/requests there. Jobs and messages stay in the store (./var/) from one run to the next.";
 
 #[derive(Args, Clone, Debug)]
 #[command(after_help = AFTER_HELP)]
@@ -59,6 +61,9 @@ pub struct DevArgs {
     /// Make this share of captured attempts fail (0 to 1), and retry within seconds
     #[arg(long, value_name = "SHARE", value_parser = share)]
     chaos: Option<f64>,
+    /// Send through SendGrid, Twilio and FCM, all played on this machine, callbacks included
+    #[arg(long, conflicts_with = "chaos")]
+    mock: bool,
 }
 
 fn share(text: &str) -> Result<f64, String> {
@@ -73,17 +78,42 @@ pub fn run(args: &DevArgs, global: &GlobalArgs) -> Result<(), Failure> {
     sources.overrides.push(key());
     let admin = free_port(beneath.admin.listen);
     sources.overrides.extend(overrides(args, &beneath, admin));
+    let mock = if args.mock { Some(bind_mock(&beneath)?) } else { None };
+    if let Some((mock, public)) = &mock {
+        sources.overrides.extend(mock_overrides(mock, *public));
+    }
     let config = settings::load(&sources)?;
     let templates = settings::load_templates(&config)?;
     log::start(config.log.format, &config.log.level)?;
     for why in token::refusals(&config.auth.jwt) {
         output::note(&format!("warning: the daemon will refuse development tokens: {why}"));
     }
-    serve::until_stopped(|stop| watched(config, &templates, args.samples, stop))
+    let mock = mock.map(|(mock, _)| mock);
+    serve::until_stopped(|stop| watched(config, &templates, args.samples, mock, stop))
+}
+
+/// The mock, and the address of the public listener, which it calls back.
+fn bind_mock(beneath: &Config) -> Result<(BoundMock, SocketAddr), Failure> {
+    let public = free_port(beneath.public.listen);
+    let webhook_url = format!("http://{}/webhooks/sendgrid", reachable(public));
+    let bound = mock::bind(MockSettings { webhooks: true, webhook_url: Some(webhook_url), ..MockSettings::default() })?;
+    mock::write_service_account(Path::new(mock::SERVICE_ACCOUNT_FILE), bound.credentials())?;
+    Ok((bound, public))
+}
+
+/// What a daemon needs to send to `mock`, and to be called back by it.
+fn mock_overrides(mock: &BoundMock, public: SocketAddr) -> Vec<(String, Value)> {
+    let mut overrides = mock::configuration(mock.address(), mock.credentials(), Path::new(mock::SERVICE_ACCOUNT_FILE));
+    overrides.push(("public.listen".to_owned(), public.to_string().into()));
+    overrides.push(("public.base_url".to_owned(), format!("http://{}", reachable(public)).into()));
+    overrides
 }
 
 /// The daemon, and beside it what happens once it is ready.
-async fn watched(config: Config, templates: &Templates, with_samples: bool, stop: Stop) -> Result<(), Failure> {
+async fn watched(config: Config, templates: &Templates, with_samples: bool, mock: Option<BoundMock>, stop: Stop) -> Result<(), Failure> {
+    // Answers until the daemon has drained.
+    let mock = mock.map(mock::serve).transpose()?;
+    let mock_address = mock.as_ref().map(Mock::address);
     let (ready, is_ready) = oneshot::channel();
     let shutdown = stop.shutdown.clone();
     let daemon = serve::serve(config.clone(), Mode::Dev, stop, |addresses| {
@@ -93,7 +123,8 @@ async fn watched(config: Config, templates: &Templates, with_samples: bool, stop
     let afterwards = async {
         let Ok(Ready { public, admin }) = is_ready.await else { return };
         let program = std::env::args().next().unwrap_or_else(|| "tarishi".to_owned());
-        let shown = output::print(&banner(&Facts::new(&config, samples::to_try(templates), public, admin, program), Paint::stdout()));
+        let facts = Facts { mock: mock_address, ..Facts::new(&config, samples::to_try(templates), public, admin, program) };
+        let shown = output::print(&banner(&facts, Paint::stdout()));
         if let Err(failure) = shown {
             failure.print();
         }
@@ -183,6 +214,8 @@ struct Facts {
     /// Whether commands have to be told where the daemon is.
     elsewhere: bool,
     template: Option<Sample>,
+    /// Where the providers are played.
+    mock: Option<SocketAddr>,
 }
 
 impl Facts {
@@ -199,6 +232,7 @@ impl Facts {
             has_keys: !config.admin.api_keys.is_empty(),
             elsewhere: admin != default.admin.listen,
             template,
+            mock: None,
         }
     }
 }
@@ -221,10 +255,12 @@ fn banner(facts: &Facts, paint: Paint) -> String {
         row("console", &paint.cyan(&format!("http://{admin}/"))),
         row("socket", &paint.cyan(&format!("ws://{public}/ws/notifications/?token={token}"))),
         row("", &paint.dim("for user 42, for 24 hours; another: tarishi token --user ID")),
-        String::new(),
-        "Try it:".to_owned(),
-        format!("  {curl}"),
     ];
+    lines.extend(facts.mock.map(|mock| {
+        let requests = paint.cyan(&format!("http://{mock}/mock/requests"));
+        row("mock", &format!("{requests}  {}", paint.dim("what the providers were sent")))
+    }));
+    lines.extend([String::new(), "Try it:".to_owned(), format!("  {curl}")]);
     lines.extend(send.map(|send| format!("  {send}")));
     if facts.has_keys {
         lines.push(paint.dim("  (the admin listener asks for a key: set TARISHI_API_KEY first)"));
@@ -257,6 +293,7 @@ mod tests {
                 template: "new_message".to_owned(),
                 data: vec!["sender_name=Juma".to_owned(), "preview=Is it still free?".to_owned()],
             }),
+            mock: None,
         }
     }
 
@@ -281,6 +318,8 @@ Ctrl-C stops it; jobs not finished go on at the next start.
         let banner = banner(&elsewhere, Paint::OFF);
         assert!(banner.contains(" --server http://127.0.0.1:9001 --wait"), "{banner}");
         assert!(banner.contains("-H \"Authorization: Bearer $TARISHI_API_KEY\""), "{banner}");
+        let with_mock = super::banner(&Facts { mock: Some("127.0.0.1:9002".parse().unwrap()), ..facts() }, Paint::OFF);
+        assert!(with_mock.contains("\n  mock      http://127.0.0.1:9002/mock/requests  what the providers were sent\n"), "{with_mock}");
     }
 
     #[test]
@@ -301,7 +340,7 @@ Ctrl-C stops it; jobs not finished go on at the next start.
         let mine = vec![("public.allowed_origins".to_owned(), Value::Array(vec!["http://localhost:3000".into()]))];
         let mut sources = Sources { overrides: mine, ..Sources::default() };
         let beneath = config::load(&sources).unwrap();
-        let args = DevArgs { samples: false, chaos: Some(0.1) };
+        let args = DevArgs { samples: false, chaos: Some(0.1), mock: false };
         sources.overrides.extend(overrides(&args, &beneath, beneath.admin.listen));
         let config = config::load(&sources).unwrap();
         assert_eq!(config.public.allowed_origins, ["http://localhost:3000", "http://127.0.0.1:8001", "http://localhost:8001"]);
@@ -311,10 +350,26 @@ Ctrl-C stops it; jobs not finished go on at the next start.
     }
 
     #[test]
+    fn the_mock_takes_the_place_of_the_providers_and_calls_back() {
+        let beneath = config::load(&Sources::default()).unwrap();
+        let bound = mock::bind(MockSettings::default()).unwrap();
+        let laid = mock_overrides(&bound, beneath.public.listen);
+        let value = |key: &str| laid.iter().find(|(path, _)| path == key).unwrap_or_else(|| panic!("no {key}")).1.clone();
+        for (channel, provider) in [("email", "sendgrid"), ("sms", "twilio"), ("push", "fcm")] {
+            assert_eq!(value(&format!("channel.{channel}.providers")), Value::Array(vec![provider.into()]));
+            assert_eq!(value(&format!("provider.{provider}.base_url")), Value::from(format!("http://{}", bound.address())));
+        }
+        assert_eq!(value("provider.fcm.service_account_file"), Value::from("var/mock-service-account.json"));
+        assert_eq!(value("provider.twilio.allowed_prefixes"), Value::Array(vec!["+".into()]));
+        assert_eq!(value("public.base_url"), Value::from("http://127.0.0.1:8000"));
+        assert!(DevArgs::augment_args(clap::Command::new("dev")).try_get_matches_from(["dev", "--mock", "--chaos", "0.1"]).is_err());
+    }
+
+    #[test]
     fn the_console_may_connect_wherever_it_is_shown() {
         let beneath = config::load(&Sources::default()).unwrap();
         let origins_of = |admin: &str| {
-            let laid = overrides(&DevArgs { samples: false, chaos: None }, &beneath, admin.parse().unwrap());
+            let laid = overrides(&DevArgs { samples: false, chaos: None, mock: false }, &beneath, admin.parse().unwrap());
             let origins = laid.into_iter().find(|(path, _)| path == "public.allowed_origins").unwrap().1;
             origins.as_array().unwrap().iter().map(|origin| origin.as_str().unwrap().to_owned()).collect::<Vec<_>>()
         };

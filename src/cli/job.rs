@@ -87,7 +87,8 @@ fn priorities() -> impl clap::builder::TypedValueParser<Value = Priority> {
     PossibleValuesParser::new(Priority::ALL.map(Priority::as_str)).try_map(|text| text.parse::<Priority>())
 }
 
-fn moment(text: &str) -> Result<Timestamp, String> {
+/// An RFC 3339 moment, or a time from now.
+pub fn moment(text: &str) -> Result<Timestamp, String> {
     moment_at(text, Timestamp::now())
 }
 

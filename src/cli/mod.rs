@@ -18,8 +18,10 @@ mod failure;
 mod job;
 mod log;
 mod log_writer;
+mod mock;
 mod output;
 mod preview;
+mod probe;
 mod progress;
 mod recipient;
 mod rejected;
@@ -31,6 +33,7 @@ mod serve;
 mod server;
 mod settings;
 mod status;
+mod suppressions;
 mod token;
 mod wait;
 
@@ -85,12 +88,16 @@ enum Command {
     Run(serve::RunArgs),
     /// Run the daemon for trying things out: tokens to use, messages captured instead of sent
     Dev(dev::DevArgs),
+    /// Play SendGrid, Twilio and FCM on this machine, for daemons and programs to try themselves against
+    Mock(Box<mock::MockArgs>),
     /// Hand jobs to the running daemon
     Send(Box<send::SendArgs>),
     /// Show what becomes of deliveries, as it happens
     Events(events::EventsArgs),
     /// Look at what came over the broker and was no job; send it again, or remove it
     Rejected(rejected::RejectedArgs),
+    /// Look at who is not written to any more, and change it
+    Suppressions(suppressions::SuppressionsArgs),
     /// Show what the running daemon is doing
     Status(status::StatusArgs),
     /// Check that nothing accepted is unaccounted for
@@ -137,9 +144,11 @@ impl Cli {
         match command {
             Command::Run(_) => serve::run(&global),
             Command::Dev(args) => dev::run(&args, &global),
+            Command::Mock(args) => mock::run(&args),
             Command::Send(args) => one_shot(send::run(&args, &global)),
             Command::Events(args) => one_shot(events::run(&args, &global)),
             Command::Rejected(args) => one_shot(rejected::run(&args, &global)),
+            Command::Suppressions(args) => one_shot(suppressions::run(&args, &global)),
             Command::Status(args) => one_shot(status::run(&args, &global)),
             Command::Audit(args) => one_shot(audit::run(&args, &global)),
             Command::Check(args) => check::run(&args, &global),

@@ -90,16 +90,16 @@ fn list(templates: &Templates, json: bool) -> Result<(), Failure> {
     if json {
         let list = templates.list().map(|info| {
             let channels: Vec<Channel> = info.channels.iter().collect();
-            json!({ "name": info.name, "channels": channels, "locales": info.locales, "sample": info.sample })
+            json!({ "name": info.name, "channels": channels, "unsubscribe": info.unsubscribe, "locales": info.locales, "sample": info.sample })
         });
         return output::print_json(&list.collect::<Vec<_>>());
     }
     let rows = templates.list().map(|info| {
         let channels: Vec<&str> = info.channels.iter().map(Channel::as_str).collect();
         let locales = if info.locales.is_empty() { "default only".to_owned() } else { format!("default, {}", info.locales.join(", ")) };
-        vec![info.name.to_string(), channels.join(", "), locales]
+        vec![info.name.to_string(), channels.join(", "), locales, info.unsubscribe.unwrap_or("-").to_owned()]
     });
-    output::print(&output::table(&["template", "channels", "languages"], rows))
+    output::print(&output::table(&["template", "channels", "languages", "unsubscribe"], rows))
 }
 
 fn preview(templates: &Templates, args: &PreviewArgs) -> Result<(), Failure> {
@@ -162,6 +162,7 @@ fn delivery(name: &TemplateName, data: Map<String, Value>, channel: Channel, loc
         locale,
         timezone: Some(timezone),
         attempts: 0,
+        pinned: None,
         due_at: Timestamp::now(),
         expires_at: Timestamp::FAR_FUTURE,
     })

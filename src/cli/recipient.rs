@@ -188,7 +188,7 @@ mod tests {
         );
         check("42,email", Err("`email` has no `=`; write it like email=asha@example.com"));
         check("42,emial=x", Err("emial: unknown; did you mean `email`?"));
-        check("42,email=nobody", Err("email: not an email address; write one plain address like asha@example.com"));
+        check("42,email=nobody", Err("email: not an email address: it has no @; write one plain address like asha@example.com"));
         check("42,locale=sw,locale=en", Err("locale: given twice; name another --to"));
         check("", Err("not a user id; 1 to 255 bytes without control characters or outer spaces, such as \"42\""));
     }
@@ -215,7 +215,7 @@ mod tests {
             from_csv("user_id,email\n,a@example.com\n43,nobody\n44\n"),
             Err(&[
                 "line 2, user_id: not a user id (hint: 1 to 255 bytes without control characters or outer spaces, such as \"42\")",
-                "line 3, email: not an email address (hint: write one plain address like asha@example.com)",
+                "line 3, email: not an email address: it has no @ (hint: write one plain address like asha@example.com)",
                 "line 4: 1 cells where the heading has 2 (hint: put cells that hold a comma in double quotes)",
             ]),
         );

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::failure::{Exit, Failure};
 use crate::{
-    config::{self, Config, LogFormat, Sources},
+    config::{self, Config, LogFormat, Secrets, Sources},
     daemon::{self, Problems},
     model::Problem,
     template::Templates,
@@ -61,7 +61,7 @@ impl GlobalArgs {
 
     /// The configuration for commands that need no secret of it: an operator may ask without being allowed to read them.
     pub fn load_without_secrets(&self) -> Result<Config, Vec<Problem>> {
-        config::load(&Sources { without_broker_password: true, ..self.sources_without_keys() })
+        config::load(&Sources { secrets: Secrets::None, ..self.sources_without_keys() })
     }
 
     fn sources_without_keys(&self) -> Sources {
@@ -88,7 +88,7 @@ pub fn load_without_secrets(global: &GlobalArgs) -> Result<Config, Failure> {
 
 /// Loads the configuration with the one secret that speaking to the broker takes, or tells everything that is wrong.
 pub fn load_with_broker_password(global: &GlobalArgs) -> Result<Config, Failure> {
-    load(&global.sources_without_keys())
+    load(&Sources { secrets: Secrets::Broker, ..global.sources_without_keys() })
 }
 
 /// Loads `sources`, or tells everything that is wrong.

@@ -28,9 +28,25 @@ const HEARTBEAT_MOST: Duration = Duration::from_mins(10);
 /// Longest alphanumeric SMS sender (3GPP TS 23.040, section 9.1.2.5).
 const SMS_SENDER_LIMIT: usize = 11;
 
-/// Providers a full deployment has and this version does not.
-const NOT_BUILT_PROVIDERS: [&str; 4] = ["sendgrid", "smtp", "twilio", "fcm"];
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+
+/// A number, or a name of up to 11 letters and digits.
+pub(super) fn is_sms_sender(name: &str) -> bool {
+    let is_name = name.len() <= SMS_SENDER_LIMIT
+        && name.bytes().any(|byte| byte.is_ascii_alphabetic())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b' ');
+    is_name || name.parse::<PhoneNumber>().is_ok()
+}
+
+/// Who can carry a channel.
+const fn carriers(channel: Channel) -> &'static [&'static str] {
+    match channel {
+        Channel::Email => &["sendgrid", "smtp", "outbox"],
+        Channel::Sms => &["twilio", "outbox"],
+        Channel::Push => &["fcm", "outbox"],
+        Channel::Live => &["sockets"],
+    }
+}
 
 /// Normalises `config`, and says everything that is wrong with it.
 pub(super) fn check(config: &mut Config) -> Vec<Problem> {
@@ -60,6 +76,9 @@ pub(super) fn check(config: &mut Config) -> Vec<Problem> {
     found.duration("breaker.window", config.breaker.window);
     found.duration("breaker.open", config.breaker.open);
     found.outbox(&config.provider.outbox);
+    found.accounts(config);
+    found.duration("suppressions.bounced", config.suppressions.bounced);
+    found.duration("suppressions.unregistered", config.suppressions.unregistered);
     found.url("templates.link_base_url", &config.templates.link_base_url);
     found.text("templates.path", &config.templates.path.to_string_lossy());
     if config.templates.fuel == 0 {
@@ -199,21 +218,24 @@ impl Found {
 
     fn providers(&mut self, channel: Channel, providers: &[String]) {
         let path = format!("channel.{channel}.providers");
-        let (own, other, hint) = match channel {
-            Channel::Live => ("sockets", "outbox", "write [\"sockets\"]"),
-            Channel::Email | Channel::Sms | Channel::Push => ("outbox", "sockets", "\"outbox\" captures messages"),
+        let own = carriers(channel);
+        let hint = match channel {
+            Channel::Live => "write [\"sockets\"]".to_owned(),
+            Channel::Email | Channel::Sms | Channel::Push => format!("one of {}; outbox captures instead of sending", own.join(", ")),
         };
         if providers.is_empty() {
-            self.refuse(&path, "empty: nobody would carry it", hint);
+            self.refuse(&path, "empty: nobody would carry it", &hint);
         }
         self.unique(providers.iter().map(|name| Some(name.as_str())), |index| format!("{path}[{index}]"));
         for (index, name) in providers.iter().enumerate() {
             let at = format!("{path}[{index}]");
-            match name.as_str() {
-                name if name == own => {}
-                name if name == other => self.refuse(at, format!("`{name}` does not carry {channel}"), hint),
-                name if NOT_BUILT_PROVIDERS.contains(&name) => self.refuse(at, format!("`{name}` is not built into this version"), hint),
-                name => self.refuse(at, format!("unknown provider `{}`", crate::model::cut(name, 80)), nearest_hint(name, &[own])),
+            if own.contains(&name.as_str()) {
+                continue;
+            }
+            if Channel::ALL.into_iter().any(|other| carriers(other).contains(&name.as_str())) {
+                self.refuse(at, format!("`{name}` does not carry {channel}"), &hint);
+            } else {
+                self.refuse(at, format!("unknown provider `{}`", crate::model::cut(name, 80)), nearest_hint(name, own));
             }
         }
     }
@@ -224,11 +246,7 @@ impl Found {
         if outbox.from.parse::<Mailbox>().is_err() {
             self.refuse("provider.outbox.from", "not a sender address", "write it like \"Tarishi <tarishi@example.com>\"");
         }
-        let name = &outbox.sms_from;
-        let is_name = name.len() <= SMS_SENDER_LIMIT
-            && name.bytes().any(|byte| byte.is_ascii_alphabetic())
-            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b' ');
-        if !is_name && name.parse::<PhoneNumber>().is_err() {
+        if !is_sms_sender(&outbox.sms_from) {
             let hint = "write a phone number like +255712345678, or up to 11 letters and digits";
             self.refuse("provider.outbox.sms_from", "not an SMS sender", hint);
         }
@@ -281,12 +299,12 @@ impl Found {
         self.within(path, count, 1..=COUNT_LIMIT);
     }
 
-    fn within(&mut self, path: &str, count: impl TryInto<u64>, range: RangeInclusive<u64>) {
+    pub(super) fn within(&mut self, path: &str, count: impl TryInto<u64>, range: RangeInclusive<u64>) {
         let inside = count.try_into().is_ok_and(|count| range.contains(&count));
         self.bounded(path, inside, range.start(), range.end());
     }
 
-    fn share(&mut self, path: &str, share: f64) {
+    pub(super) fn share(&mut self, path: &str, share: f64) {
         self.bounded(path, (0.0..=1.0).contains(&share), 0, 1);
     }
 
@@ -397,12 +415,14 @@ mod tests {
     #[test]
     fn providers_are_those_there_are() {
         check(
-            "channel.email.providers = ['sendgrid', 'outbox']",
-            &["channel.email.providers[0]: `sendgrid` is not built into this version (hint: \"outbox\" captures messages)"],
+            "channel.email.providers = ['sockets', 'outbox']",
+            &[
+                "channel.email.providers[0]: `sockets` does not carry email (hint: one of sendgrid, smtp, outbox; outbox captures instead of sending)",
+            ],
         );
         check(
             "channel.sms.providers = ['sockets']",
-            &["channel.sms.providers[0]: `sockets` does not carry sms (hint: \"outbox\" captures messages)"],
+            &["channel.sms.providers[0]: `sockets` does not carry sms (hint: one of twilio, outbox; outbox captures instead of sending)"],
         );
         check(
             "channel.live.providers = ['outbox']",
@@ -410,7 +430,7 @@ mod tests {
         );
         check(
             "channel.push.providers = []",
-            &["channel.push.providers: empty: nobody would carry it (hint: \"outbox\" captures messages)"],
+            &["channel.push.providers: empty: nobody would carry it (hint: one of fcm, outbox; outbox captures instead of sending)"],
         );
         check(
             "channel.push.providers = ['outbox', 'outbox']",

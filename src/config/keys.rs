@@ -8,14 +8,7 @@ use super::{Config, defaults_table, document};
 use crate::model::{Problem, nearest_hint};
 
 /// Sections that a full deployment has and this version does not, with what to do instead.
-const NOT_BUILT_SECTIONS: [(&str, &str); 5] = [
-    ("chat", "leave it out"),
-    ("provider.sendgrid", CAPTURE),
-    ("provider.smtp", CAPTURE),
-    ("provider.twilio", CAPTURE),
-    ("provider.fcm", CAPTURE),
-];
-const CAPTURE: &str = "leave it out; provider \"outbox\" captures messages";
+const NOT_BUILT_SECTIONS: [(&str, &str); 1] = [("chat", "leave it out")];
 /// The same for members of `auth.jwt.keys`.
 const NOT_BUILT_KEY_MEMBERS: [&str; 2] = ["public_key_file", "jwks_url"];
 

@@ -131,11 +131,9 @@ mod tests {
             Err("TARISHI__STORE__URL__PATH: `store.url` has no keys below it (hint: give it one value)"),
         );
         check(
-            "TARISHI__PROVIDER__TWILIO__AUTH_TOKEN",
+            "TARISHI__CHAT__ENCRYPTION_KEYS_FILE",
             "hush",
-            Err(
-                "TARISHI__PROVIDER__TWILIO__AUTH_TOKEN: not built into this version (hint: leave it out; provider \"outbox\" captures messages)",
-            ),
+            Err("TARISHI__CHAT__ENCRYPTION_KEYS_FILE: not built into this version (hint: leave it out)"),
         );
         check(
             "TARISHI__CHANNEL__EMAIL__PROVIDERS",

@@ -10,11 +10,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
+mod accounts;
 mod amqp;
 mod check;
 mod keys;
 mod layers;
 mod listener;
+mod provider;
 mod secret;
 mod sections;
 #[cfg(test)]
@@ -23,10 +25,11 @@ mod units;
 
 pub use amqp::{AmqpConfig, BrokerUrl, EventsConfig, WhenFull};
 pub use keys::schema;
+pub use provider::{FcmConfig, OutboxConfig, ProviderConfig, SendGridConfig, SmtpConfig, SmtpTls, SmtpUrl, TwilioConfig, VelocityConfig};
+pub use secret::Secrets;
 pub use sections::{
     AdminConfig, Algorithm, ApiKey, AuthConfig, BreakerConfig, BusConfig, ChannelConfig, ChannelsConfig, IntakeConfig, JwtConfig, JwtKey,
-    LogConfig, LogFormat, OnUnknown, OutboxConfig, ProviderConfig, PublicConfig, RetryConfig, Scope, ShutdownConfig, StoreConfig,
-    TemplatesConfig,
+    LogConfig, LogFormat, OnUnknown, PublicConfig, RetryConfig, Scope, ShutdownConfig, StoreConfig, SuppressionsConfig, TemplatesConfig,
 };
 
 use crate::model::{Problem, decode_all};
@@ -46,8 +49,8 @@ pub struct Sources {
     pub overrides: Vec<(String, toml::Value)>,
     /// Takes short JWT secrets.
     pub development: bool,
-    /// Leaves the broker's password where it is: who does not speak to the broker need not be allowed to read it.
-    pub without_broker_password: bool,
+    /// Which secrets are fetched: who does not use one need not be allowed to read it.
+    pub secrets: Secrets,
 }
 
 /// Everything an operator can set.
@@ -65,6 +68,7 @@ pub struct Config {
     pub channel: ChannelsConfig,
     pub breaker: BreakerConfig,
     pub provider: ProviderConfig,
+    pub suppressions: SuppressionsConfig,
     pub templates: TemplatesConfig,
     pub log: LogConfig,
     pub shutdown: ShutdownConfig,

@@ -1,6 +1,7 @@
 //! Secrets: fetched from where the configuration says, and never shown.
 
 use std::{
+    collections::HashSet,
     fs::File,
     io::Read,
     os::unix::fs::PermissionsExt,
@@ -10,8 +11,8 @@ use std::{
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serializer;
 
-use super::{AmqpConfig, Config, JwtKey, Sources};
-use crate::model::Problem;
+use super::{AmqpConfig, Config, JwtKey, ProviderConfig, SmtpUrl, Sources};
+use crate::model::{Channel, Problem};
 
 /// Largest secret read, in bytes; a file beyond it is the wrong file.
 const SECRET_LIMIT: u64 = 64 * 1024;
@@ -20,19 +21,136 @@ const HS256_SECRET_MINIMUM: usize = 32;
 /// Permission bits that let everyone on the machine at a file.
 const OTHERS: u32 = 0o007;
 /// Where the values of these tables could be secrets, or contain them.
-const SECRET_TABLES: [&str; 3] = ["auth", "admin.api_keys", "amqp"];
+const SECRET_TABLES: [&str; 4] = ["auth", "admin.api_keys", "amqp", "provider"];
+
+/// Which secrets are fetched, beside those of `auth.jwt.keys`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Secrets {
+    #[default]
+    All,
+    /// The broker's password alone.
+    Broker,
+    None,
+}
 
 /// Fills in every secret, or says what keeps it from being used.
 pub(super) fn resolve(config: &mut Config, sources: &Sources) -> Vec<Problem> {
     let mut problems = resolve_keys(&mut config.auth.jwt.keys, sources);
-    if sources.without_broker_password {
-        return problems;
+    if sources.secrets != Secrets::None {
+        match broker_password(&config.amqp, sources) {
+            Ok(password) => config.amqp.password = password,
+            Err(problem) => problems.push(problem),
+        }
     }
-    match broker_password(&config.amqp, sources) {
-        Ok(password) => config.amqp.password = password,
-        Err(problem) => problems.push(problem),
+    if sources.secrets == Secrets::All {
+        problems.extend(resolve_providers(config, sources));
     }
     problems
+}
+
+/// Those of the providers that carry a channel; the others' may be anything.
+fn resolve_providers(config: &mut Config, sources: &Sources) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut fetch = |places: Places<'_>, needed: bool| match places.fetch(sources) {
+        Ok(None) if needed => {
+            problems.push(places.missing());
+            None
+        }
+        Ok(secret) => secret,
+        Err(problem) => {
+            problems.push(problem);
+            None
+        }
+    };
+    let is_used = Channel::ALL.into_iter().flat_map(|channel| config.channel.get(channel).providers.clone()).collect::<HashSet<_>>();
+    let ProviderConfig { sendgrid, smtp, twilio, fcm, .. } = &mut config.provider;
+    if is_used.contains("sendgrid") {
+        let places =
+            Places::new("provider.sendgrid", "api_key", sendgrid.api_key.as_ref(), &sendgrid.api_key_file, &sendgrid.api_key_credential);
+        sendgrid.key = fetch(places, true).unwrap_or_default();
+    }
+    if is_used.contains("smtp") {
+        let written = smtp.url.as_ref().and_then(SmtpUrl::password);
+        let needed = smtp.url.as_ref().is_some_and(|url| url.user().is_some());
+        let places = Places::new("provider.smtp", "password", written.as_ref(), &smtp.password_file, &smtp.password_credential);
+        smtp.password = fetch(places, needed);
+    }
+    if is_used.contains("twilio") {
+        let has_key = twilio.api_key.is_some();
+        let places = Places::new(
+            "provider.twilio",
+            "api_secret",
+            twilio.api_secret.as_ref(),
+            &twilio.api_secret_file,
+            &twilio.api_secret_credential,
+        );
+        twilio.secret = fetch(places, has_key);
+        let places = Places::new(
+            "provider.twilio",
+            "auth_token",
+            twilio.auth_token.as_ref(),
+            &twilio.auth_token_file,
+            &twilio.auth_token_credential,
+        );
+        twilio.token = fetch(places, !has_key);
+    }
+    if is_used.contains("fcm") {
+        let places = Places::new("provider.fcm", "service_account", None, &fcm.service_account_file, &fcm.service_account_credential);
+        fcm.service_account = fetch(places, true).unwrap_or_default();
+    }
+    problems
+}
+
+/// The places one of a provider's secrets may be in.
+struct Places<'a> {
+    section: &'static str,
+    name: &'static str,
+    written: Option<&'a SecretString>,
+    file: Option<&'a Path>,
+    credential: Option<&'a str>,
+}
+
+impl<'a> Places<'a> {
+    #[expect(clippy::ref_option, reason = "called with the fields as they are")]
+    fn new(
+        section: &'static str,
+        name: &'static str,
+        written: Option<&'a SecretString>,
+        file: &'a Option<PathBuf>,
+        credential: &'a Option<String>,
+    ) -> Self {
+        Self { section, name, written, file: file.as_deref(), credential: credential.as_deref() }
+    }
+
+    fn fetch(&self, sources: &Sources) -> Result<Option<SecretString>, Problem> {
+        let Self { section, name, .. } = self;
+        let (secret, place) = match (self.written, self.file, self.credential) {
+            (None, None, None) => return Ok(None),
+            (Some(written), None, None) => (written.clone(), format!("{section}.{name}")),
+            // A password in a URL gives way, as the broker's does.
+            (_, Some(file), None) if self.written.is_none() || *name == "password" => {
+                let place = format!("{section}.{name}_file");
+                (read_private(file, &place)?, place)
+            }
+            (_, None, Some(credential)) if self.written.is_none() || *name == "password" => {
+                let place = format!("{section}.{name}_credential");
+                (read_credential(credential, &place, sources)?, place)
+            }
+            _ => {
+                let hint = format!("keep one of `{name}`, `{name}_file` and `{name}_credential`");
+                return Err(Problem::new(*section, format!("has more than one `{name}`"), hint));
+            }
+        };
+        if secret.expose_secret().trim().is_empty() {
+            return Err(Problem::new(place, "the secret is empty", "put in what the provider's console gave you"));
+        }
+        Ok(Some(secret))
+    }
+
+    fn missing(&self) -> Problem {
+        let Self { section, name, .. } = self;
+        Problem::new(*section, format!("has no `{name}`"), format!("add one of `{name}_file` and `{name}_credential`"))
+    }
 }
 
 fn resolve_keys(keys: &mut [JwtKey], sources: &Sources) -> Vec<Problem> {

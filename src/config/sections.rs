@@ -265,27 +265,16 @@ pub struct BreakerConfig {
     pub open: Duration,
 }
 
-/// One section per provider that has settings.
+/// How long addresses stay on the suppression list that are there for a reason that passes. Complaints and wishes do not.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "a table")]
-pub struct ProviderConfig {
-    pub outbox: OutboxConfig,
-}
-
-/// The provider that captures instead of sending.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, expecting = "a table")]
-pub struct OutboxConfig {
-    /// Messages kept in memory.
-    pub keep: usize,
-    /// Gets one JSON line per captured message.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub record_file: Option<PathBuf>,
-    /// Share of attempts made to fail, 0 to 1.
-    pub chaos: f64,
-    /// A mailbox (RFC 5322, section 3.4); checked.
-    pub from: String,
-    pub sms_from: String,
+pub struct SuppressionsConfig {
+    #[serde(with = "units::duration")]
+    #[schemars(with = "String")]
+    pub bounced: Duration,
+    #[serde(with = "units::duration")]
+    #[schemars(with = "String")]
+    pub unregistered: Duration,
 }
 
 /// Where templates are, and what rendering one may cost.

@@ -68,8 +68,8 @@ fn everything_wrong_is_told_at_once() {
             [channel.email]
             on_unknown = "retry"
             retry.steps = ["30s", "soon"]
-            [provider.twilio]
-            account_sid = "AC"
+            [chat]
+            encryption_keys_file = "x"
             [[auth.jwt.keys]]
             algorithm = "HS256"
             public_key_file = "x"
@@ -90,7 +90,7 @@ fn everything_wrong_is_told_at_once() {
             "store.lease: not a duration (hint: write it with its unit, such as \"30s\", \"2m\" or \"1h 30m\")",
             "store.readers: invalid type: string \"two\" (hint: write a whole number, without quotes)",
             "store.ulr: unknown member `ulr` (hint: did you mean `url`?)",
-            "provider.twilio: not built into this version (hint: leave it out; provider \"outbox\" captures messages)",
+            "chat: not built into this version (hint: leave it out)",
             "auth.jwt.keys[0].public_key_file: not built into this version (hint: use HS256 with `secret_file`)",
         ],
     );
@@ -99,14 +99,14 @@ fn everything_wrong_is_told_at_once() {
 #[test]
 fn rules_across_fields_are_told_at_once_too() {
     check(
-        "admin.listen = '0.0.0.0:8000'\nchannel.sms.providers = ['twilio']\n[[auth.jwt.keys]]\nalgorithm = 'HS256'\njwks_url = 'https://x'",
+        "admin.listen = '0.0.0.0:8000'\nchannel.sms.providers = ['sockets']\n[[auth.jwt.keys]]\nalgorithm = 'HS256'\njwks_url = 'https://x'",
         &[("TARISHI__CHANNEL__EMAIL", "{ concurrency = 0 }")],
         &[
             "admin.listen: the same address and port as `public.listen` (hint: give it a port of its own, such as 127.0.0.1:8001)",
             "admin.listen: reachable from other machines, and there are no keys to protect it (hint: add an [[admin.api_keys]], or listen \
              on 127.0.0.1)",
             "channel.email.concurrency: out of bounds, set by TARISHI__CHANNEL__EMAIL (hint: between 1 and 10000000)",
-            "channel.sms.providers[0]: `twilio` is not built into this version (hint: \"outbox\" captures messages)",
+            "channel.sms.providers[0]: `sockets` does not carry sms (hint: one of twilio, outbox; outbox captures instead of sending)",
             "auth.jwt.keys[0].jwks_url: not built into this version (hint: use HS256 with `secret_file`)",
         ],
     );

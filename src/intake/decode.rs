@@ -360,7 +360,7 @@ mod tests {
                 "$[1].id: `id` is missing (hint: in an array every job needs its own id)",
                 "$[1].to: nobody to tell (hint: add at least one recipient, such as {\"user_id\": \"42\"})",
                 "$[2].id: the same id as $[0] (hint: in an array every job needs its own id)",
-                "$[3].to[0].email: not an email address (hint: write one plain address like asha@example.com)",
+                "$[3].to[0].email: not an email address: it has no @ (hint: write one plain address like asha@example.com)",
             ],
         );
     }

@@ -4,11 +4,13 @@ use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use futures_util::FutureExt as _;
 
-use super::{Carrier, Lane, STORE_RETRY, Slot, breaker::Change};
+use super::{Carrier, Lane, STORE_RETRY, Slot, carried::Permitted};
 use crate::{
     channel::live,
     event::{self, Event, emit},
-    model::{Body, Code, Delivery, InboxItem, Message, Notification, Outcome, PermanentKind, Status, Timestamp, UserId, Verdict, cut},
+    model::{
+        Body, Channel, Code, Delivery, InboxItem, Message, Notification, Outcome, PermanentKind, Status, Timestamp, UserId, Verdict, cut,
+    },
     retry::{self, Attempted},
     store::{Begin, Gate, Interrupted, LiveItem, LiveStored, Record, Recorded, StoreError},
     template::RenderError,
@@ -17,17 +19,19 @@ use crate::{
 /// Bytes of an outcome's detail that are kept.
 const DETAIL_LIMIT: usize = 500;
 
+/// The member of a job's metadata that says on whose behalf it is.
+const TENANT: &str = "tenant";
+
 /// A delivery that has a slot and a provider.
 pub(super) struct Ready {
     pub delivery: Delivery,
-    pub provider: usize,
-    pub is_probe: bool,
+    pub permitted: Permitted,
     pub slot: Slot,
 }
 
 /// An attempt that has its outcome.
-struct Ended {
-    delivery: Delivery,
+struct Ended<'a> {
+    delivery: &'a Delivery,
     number: u32,
     provider: &'static str,
     started_at: Timestamp,
@@ -55,28 +59,92 @@ impl Lane {
         let lane = self.clone();
         self.tracker.spawn(async move {
             fail::fail_point!("attempt-recorded");
-            let outcome = match lane.templates.render(&ready.delivery) {
-                Ok(body) => lane.call(ready.provider, &message(&ready.delivery, body)).await,
-                Err(error) => unrendered(&error),
-            };
-            lane.learn(ready.provider, ready.is_probe, &outcome);
-            let provider = lane.provider_name(ready.provider);
-            let number = ready.delivery.attempts + 1;
-            let ended = Ended { delivery: ready.delivery, number, provider, started_at, outcome };
-            lane.conclude(ended, Some(ready.slot)).await;
+            lane.carry(ready, started_at).await;
         });
+    }
+
+    /// The attempt, and those of the next providers that make up for it.
+    async fn carry(&self, ready: Ready, started_at: Timestamp) {
+        let Ready { mut delivery, mut permitted, slot } = ready;
+        let mut started_at = started_at;
+        let message = self.message(&delivery);
+        loop {
+            let outcome = match &message {
+                Ok(message) => self.call(permitted.provider, message).await,
+                Err(error) => unrendered(error),
+            };
+            self.learn(permitted, &outcome);
+            let (number, provider) = (delivery.attempts + 1, self.provider_name(permitted.provider));
+            let ended = Ended { delivery: &delivery, number, provider, started_at, outcome };
+            let next = self.next(&ended, permitted.provider);
+            let Some(next) = next else { return self.conclude(ended, Some(slot)).await };
+            match self.fail_over(&ended, next).await {
+                Some(at) => started_at = at,
+                None => return self.forgo(next, Timestamp::now()),
+            }
+            permitted = next;
+            delivery.attempts = number;
+        }
+    }
+
+    /// The provider that makes up for this outcome at once, where one may and can.
+    fn next(&self, ended: &Ended<'_>, provider: usize) -> Option<Permitted> {
+        let now = Timestamp::now();
+        let verdict = self.judge(ended, ended.delivery.pinned.is_none(), now);
+        if verdict == Verdict::NextProvider { self.permitted_after(provider, now) } else { None }
+    }
+
+    fn judge(&self, ended: &Ended<'_>, has_next: bool, now: Timestamp) -> Verdict {
+        let attempted = Attempted { number: ended.number, expires_at: ended.delivery.expires_at, has_next };
+        retry::judge(&self.config.retry, self.config.on_unknown, attempted, &ended.outcome, now, fastrand::f64())
+    }
+
+    /// Records the outcome and the next provider's attempt in one commit; says when that one began, `None` when it must not.
+    async fn fail_over(&self, ended: &Ended<'_>, next: Permitted) -> Option<Timestamp> {
+        let finished_at = Timestamp::now();
+        let record = self.record_of(ended, Verdict::NextProvider, finished_at);
+        let begin = Begin { attempts: ended.number, ..self.begin_of(ended.delivery, next.provider) };
+        loop {
+            let committed = match self.store.fail_over(record.clone(), begin.clone(), self.lease(Timestamp::now())).await {
+                Ok(committing) => committing.committed().await,
+                Err(error) => Err(error),
+            };
+            match committed {
+                Ok((recorded, gate)) => {
+                    if recorded == Recorded::Now(Status::Queued) {
+                        let Ended { delivery, provider, number, outcome, .. } = ended;
+                        let next = self.provider_name(next.provider);
+                        emit(&Event::DeliveryFailedOver { delivery, provider, next, attempt: *number, outcome });
+                    } else {
+                        self.report(ended, Verdict::NextProvider, recorded, finished_at);
+                    }
+                    return match gate? {
+                        Gate::Open { started_at } => Some(started_at),
+                        gate => {
+                            self.not_opened(ended.delivery, gate);
+                            None
+                        }
+                    };
+                }
+                Err(StoreError::Refused(reason)) => {
+                    emit(&Event::StoreFailed { doing: "recording an outcome; it is left open", error: &reason });
+                    return None;
+                }
+                Err(error) => emit(&Event::StoreFailed { doing: "recording an outcome; trying again", error: &error.to_string() }),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(STORE_RETRY) => {}
+                () = self.abort.cancelled() => return None,
+            }
+        }
     }
 
     /// Resolves an attempt that an earlier run left without an outcome.
     pub async fn resolve_interrupted(&self, interrupted: Interrupted) {
-        let provider = match &self.carrier {
-            Carrier::Providers(carried) => carried.iter().map(|carried| carried.provider.name()).find(|name| *name == interrupted.provider),
-            Carrier::Sockets(_) => None,
-        };
+        let provider = self.carrier.place(&interrupted.provider).map_or("removed", |place| self.provider_name(place));
         let outcome = Outcome::Unknown { code: Code::INTERRUPTED, detail: "the process ended during this attempt".to_owned() };
-        let number = interrupted.delivery.attempts;
-        let provider = provider.unwrap_or("removed");
-        let ended = Ended { delivery: interrupted.delivery, number, provider, started_at: interrupted.started_at, outcome };
+        let Interrupted { delivery, started_at, .. } = &interrupted;
+        let ended = Ended { delivery, number: delivery.attempts, provider, started_at: *started_at, outcome };
         self.conclude(ended, None).await;
     }
 
@@ -86,7 +154,7 @@ impl Lane {
             if let Gate::Open { started_at } = gate {
                 self.clone().attempt(ready, started_at);
             } else {
-                self.forgo(ready.provider, ready.is_probe, Timestamp::now());
+                self.forgo(ready.permitted, Timestamp::now());
                 self.not_opened(&ready.delivery, gate);
             }
         }
@@ -95,7 +163,7 @@ impl Lane {
     /// Asks until the store can be written; `None` when the lane stops first: nothing is recorded, and the leases are given back.
     async fn gates(&self, batch: &[Ready]) -> Option<Vec<Gate>> {
         loop {
-            let begins = batch.iter().map(|ready| self.begin_of(&ready.delivery, ready.provider)).collect();
+            let begins = batch.iter().map(|ready| self.begin_of(&ready.delivery, ready.permitted.provider)).collect();
             match self.store.begin(begins, self.lease(Timestamp::now())).await {
                 Ok(gates) => return Some(gates),
                 Err(error) => emit(&Event::StoreFailed { doing: "recording attempts; trying again", error: &error.to_string() }),
@@ -107,17 +175,37 @@ impl Lane {
     }
 
     fn begin_of(&self, delivery: &Delivery, provider: usize) -> Begin {
-        Begin { key: delivery.key, channel: self.channel, attempts: delivery.attempts, provider: self.provider_name(provider) }
+        Begin {
+            key: delivery.key,
+            channel: self.channel,
+            attempts: delivery.attempts,
+            provider: self.provider_name(provider),
+            list: self.list_of(delivery),
+        }
+    }
+
+    /// The kind of mail this is, where people may refuse it.
+    fn list_of(&self, delivery: &Delivery) -> Option<Arc<str>> {
+        if self.channel == Channel::Email { self.templates.unsubscribe_list(delivery.job.template.as_ref()?) } else { None }
+    }
+
+    /// What the provider is handed.
+    fn message(&self, delivery: &Delivery) -> Result<Message, RenderError> {
+        let mut body = self.templates.render(delivery)?;
+        if let (Body::Email(mail), Some(list)) = (&mut body, self.list_of(delivery)) {
+            mail.unsubscribe_url = self.links.link(&mail.to, &list);
+        }
+        Ok(message(delivery, body))
     }
 
     fn not_opened(&self, delivery: &Delivery, gate: Gate) {
-        if gate == Gate::Expired {
-            self.count_ended();
-            let code = Some(Code::EXPIRED);
-            emit(&Event::DeliveryEnded { delivery, attempt: delivery.attempts, status: Status::Expired, code, detail: None });
-        } else {
-            emit(&Event::DeliveryLost { delivery });
-        }
+        let (status, code) = match gate {
+            Gate::Expired => (Status::Expired, Code::EXPIRED),
+            Gate::Suppressed => (Status::Suppressed, Code::SUPPRESSED),
+            Gate::Open { .. } | Gate::Lost => return emit(&Event::DeliveryLost { delivery }),
+        };
+        self.count_ended();
+        emit(&Event::DeliveryEnded { delivery, attempt: delivery.attempts, status, code: Some(code), detail: None });
     }
 
     /// One call, bounded in time. A panic or a time-out leaves it open whether the message was taken.
@@ -138,26 +226,10 @@ impl Lane {
         }
     }
 
-    fn learn(&self, provider: usize, is_probe: bool, outcome: &Outcome) {
-        let Carrier::Providers(carried) = &self.carrier else { return };
-        let carried = &carried[provider];
-        let change = carried.breaker().record(outcome, Timestamp::now());
-        let name = carried.provider.name();
-        match &change {
-            Change::None => {}
-            Change::Opened { reason } => emit(&Event::BreakerOpened { provider: name, channel: self.channel, reason }),
-            Change::Closed => emit(&Event::BreakerClosed { provider: name, channel: self.channel }),
-        }
-        if is_probe || change != Change::None {
-            self.wake.notify_one();
-        }
-    }
-
     /// Judges, records, and frees the slot once the outcome is with the writer. An outcome is never given up on.
-    async fn conclude(&self, ended: Ended, slot: Option<Slot>) {
+    async fn conclude(&self, ended: Ended<'_>, slot: Option<Slot>) {
         let finished_at = Timestamp::now();
-        let attempted = Attempted { number: ended.number, expires_at: ended.delivery.expires_at };
-        let verdict = retry::judge(&self.config.retry, self.config.on_unknown, attempted, &ended.outcome, finished_at, fastrand::f64());
+        let verdict = self.judge(&ended, false, finished_at);
         let record = self.record_of(&ended, verdict, finished_at);
         let mut slot = slot;
         loop {
@@ -184,10 +256,11 @@ impl Lane {
         }
     }
 
-    fn record_of(&self, ended: &Ended, verdict: Verdict, finished_at: Timestamp) -> Record {
+    fn record_of(&self, ended: &Ended<'_>, verdict: Verdict, finished_at: Timestamp) -> Record {
         let (status, status_code, due_at) = match verdict {
             Verdict::Done => (Status::Sent, None, finished_at),
             Verdict::RetryAt(due) => (Status::Queued, ended.outcome.code(), due),
+            Verdict::NextProvider => (Status::Queued, ended.outcome.code(), finished_at),
             Verdict::Dead { status, code } => (status, Some(code), finished_at),
         };
         let provider_id = match &ended.outcome {
@@ -212,7 +285,7 @@ impl Lane {
         }
     }
 
-    fn report(&self, ended: &Ended, verdict: Verdict, recorded: Recorded, finished_at: Timestamp) {
+    fn report(&self, ended: &Ended<'_>, verdict: Verdict, recorded: Recorded, finished_at: Timestamp) {
         let Ended { delivery, number, provider, started_at, outcome } = ended;
         let (attempt, started_at) = (*number, *started_at);
         match (recorded, verdict) {
@@ -259,7 +332,7 @@ impl Lane {
         };
         let Some(user_id) = delivery.user_id.clone() else { return };
         let item = LiveItem {
-            begin: self.begin_of(delivery, ready.provider),
+            begin: self.begin_of(delivery, ready.permitted.provider),
             user_id,
             notification: serde_json::to_string(&notification).unwrap_or_default().into(),
             collapse_key: delivery.job.collapse_key.clone(),
@@ -291,7 +364,7 @@ impl Lane {
         };
         live::publish(hub, &item);
         let (delivery, attempt) = (&ready.delivery, ready.delivery.attempts + 1);
-        let provider = self.provider_name(ready.provider);
+        let provider = self.provider_name(ready.permitted.provider);
         emit(&Event::DeliverySent { delivery, provider, attempt, started_at: stored.created_at, finished_at: Timestamp::now() });
     }
 
@@ -303,8 +376,8 @@ impl Lane {
         match gates.as_deref() {
             Some([Gate::Open { started_at }]) => {
                 let number = ready.delivery.attempts + 1;
-                let provider = self.provider_name(ready.provider);
-                let ended = Ended { delivery: ready.delivery, number, provider, started_at: *started_at, outcome: unrendered(error) };
+                let provider = self.provider_name(ready.permitted.provider);
+                let ended = Ended { delivery: &ready.delivery, number, provider, started_at: *started_at, outcome: unrendered(error) };
                 self.conclude(ended, Some(ready.slot)).await;
             }
             Some([gate]) => self.not_opened(&ready.delivery, *gate),
@@ -322,6 +395,8 @@ fn message(delivery: &Delivery, body: Body) -> Message {
         delivery_id: delivery.id,
         job_id: delivery.job.id.clone(),
         user_id: delivery.user_id.clone(),
+        template: delivery.job.template.clone(),
+        tenant: delivery.job.metadata.get(TENANT).cloned(),
         collapse_key: delivery.job.collapse_key.clone(),
         expires_at: delivery.expires_at,
         body,

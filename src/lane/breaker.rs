@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use crate::{
     config::BreakerConfig,
-    model::{Outcome, PermanentKind, Timestamp},
+    model::{Code, Outcome, PermanentKind, Timestamp},
 };
 
 /// Calls remembered for the ratio; more than this within the window says nothing new.
@@ -37,7 +37,11 @@ pub enum BreakerState {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     None,
-    Opened { reason: String },
+    Opened {
+        reason: String,
+        /// It will not pass by itself: our credentials or set-up are refused.
+        needs_a_person: bool,
+    },
     Closed,
 }
 
@@ -98,9 +102,14 @@ impl Breaker {
         }
     }
 
-    /// Learns from an attempt. An answer about the address or the content says that the provider works.
+    /// Learns from an attempt. An answer about the address or the content says that the provider works, and so does one that asks for
+    /// fewer: the pace sees to that.
     pub fn record(&mut self, outcome: &Outcome, now: Timestamp) -> Change {
-        let failed = matches!(outcome, Outcome::Transient { .. } | Outcome::Unknown { .. });
+        let failed = match outcome {
+            Outcome::Transient { code, .. } => *code != Code::RATE_LIMITED && !code.is_about_recipient(),
+            Outcome::Unknown { .. } => true,
+            Outcome::Sent { .. } | Outcome::Permanent { .. } => false,
+        };
         let misconfigured = matches!(outcome, Outcome::Permanent { kind: PermanentKind::Config, .. });
         let reason = || match (outcome.code(), outcome.detail()) {
             (Some(code), Some(detail)) if !detail.is_empty() => format!("{code}: {detail}"),
@@ -127,7 +136,7 @@ impl Breaker {
             let why =
                 if misconfigured { reason() } else { format!("{} of {calls} attempts failed, the last with {}", self.failures, reason()) };
             self.open(now, why.clone());
-            return Change::Opened { reason: why };
+            return Change::Opened { reason: why, needs_a_person: misconfigured };
         }
         Change::None
     }
@@ -165,7 +174,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::model::Code;
 
     fn breaker() -> Breaker {
         Breaker::new(BreakerConfig { failure_ratio: 0.5, minimum_calls: 4, window: Duration::from_secs(30), open: Duration::from_secs(10) })
@@ -210,8 +218,22 @@ mod tests {
         for second in 0..20 {
             assert_eq!(breaker.record(&refused(PermanentKind::Address), at(second)), Change::None);
         }
-        assert_eq!(breaker.record(&refused(PermanentKind::Config), at(20)), Change::Opened { reason: "config_refused: key".to_owned() });
+        assert_eq!(
+            breaker.record(&refused(PermanentKind::Config), at(20)),
+            Change::Opened { reason: "config_refused: key".to_owned(), needs_a_person: true }
+        );
         assert_eq!(breaker.state(at(21)), (BreakerState::Open, Some("config_refused: key")));
+    }
+
+    #[test]
+    fn a_full_mailbox_and_a_wish_for_fewer_are_no_failures() {
+        let mut breaker = breaker();
+        for second in 0..20 {
+            for code in [Code::RATE_LIMITED, Code::MAILBOX_FULL, Code::GREYLISTED] {
+                let outcome = Outcome::Transient { code, detail: String::new(), retry_after: None };
+                assert_eq!(breaker.record(&outcome, at(second)), Change::None);
+            }
+        }
     }
 
     #[test]

@@ -4,6 +4,8 @@
 
 mod attempt;
 mod breaker;
+mod carried;
+mod pace;
 mod queue;
 mod reservation;
 
@@ -20,17 +22,18 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock as _};
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{attempt::Ready, breaker::Permit, queue::Queue};
+use self::{attempt::Ready, carried::Permitted, queue::Queue};
 pub use self::{
     breaker::{Breaker, BreakerState},
+    carried::{Carried, Carrier, ProviderStatus},
+    pace::{Pace, PaceSettings, PaceStatus},
     reservation::Reservation,
 };
 use crate::{
-    channel::Provider,
-    config::{BreakerConfig, ChannelConfig},
+    channel::email::unsubscribe::UnsubscribeLinks,
+    config::ChannelConfig,
     event::{Event, emit},
-    model::{Channel, Delivery, Priority, Timestamp},
-    socket::Hub,
+    model::{Channel, Code, Delivery, Priority, Status, Timestamp},
     store::{Lease, Store},
     template::Templates,
 };
@@ -44,33 +47,6 @@ const SLEEP_LIMIT: Duration = Duration::from_mins(1);
 /// How long to wait before asking a store again that could not be written.
 const STORE_RETRY: Duration = Duration::from_secs(1);
 
-/// Who carries the channel.
-pub enum Carrier {
-    /// In order of preference, each with its breaker.
-    Providers(Vec<Carried>),
-    /// The inbox, then the sockets of this process.
-    Sockets(Hub),
-}
-
-/// A provider and its breaker.
-pub struct Carried {
-    provider: Arc<dyn Provider>,
-    breaker: Mutex<Breaker>,
-}
-
-impl Carried {
-    pub fn new(provider: Arc<dyn Provider>, settings: BreakerConfig) -> Self {
-        Self { provider, breaker: Mutex::new(Breaker::new(settings)) }
-    }
-
-    fn breaker(&self) -> MutexGuard<'_, Breaker> {
-        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The name live deliveries carry as their provider.
-const SOCKETS: &str = "sockets";
-
 /// One channel's lane.
 pub struct Lane {
     channel: Channel,
@@ -79,6 +55,7 @@ pub struct Lane {
     carrier: Carrier,
     store: Store,
     templates: Arc<Templates>,
+    links: Arc<UnsubscribeLinks>,
     pace: Option<DefaultDirectRateLimiter>,
     state: Mutex<State>,
     /// By priority, when the earliest unleased delivery in the store is due.
@@ -114,13 +91,6 @@ pub struct LaneStatus {
     pub providers: Vec<ProviderStatus>,
 }
 
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct ProviderStatus {
-    pub name: &'static str,
-    pub breaker: BreakerState,
-    pub reason: Option<String>,
-}
-
 impl Lane {
     pub fn new(
         channel: Channel,
@@ -129,6 +99,7 @@ impl Lane {
         carrier: Carrier,
         store: Store,
         templates: Arc<Templates>,
+        links: Arc<UnsubscribeLinks>,
     ) -> Arc<Self> {
         let pace = config.rate.and_then(NonZeroU32::new).map(|rate| RateLimiter::direct(Quota::per_second(rate)));
         let state =
@@ -140,6 +111,7 @@ impl Lane {
             carrier,
             store,
             templates,
+            links,
             pace,
             state: Mutex::new(state),
             // Whatever an earlier run left is due for all we know.
@@ -214,10 +186,6 @@ impl Lane {
         let (in_memory, in_flight) = (state.queue.len(), self.config.concurrency - state.free_slots);
         drop(state);
         let due = self.next_due.iter().map(|due| due.load(Ordering::Relaxed)).min().unwrap_or(i64::MAX);
-        let providers = match &self.carrier {
-            Carrier::Sockets(_) => vec![ProviderStatus { name: SOCKETS, breaker: BreakerState::Closed, reason: None }],
-            Carrier::Providers(carried) => carried.iter().map(|carried| provider_status(carried, now)).collect(),
-        };
         LaneStatus {
             channel: self.channel,
             in_memory,
@@ -225,7 +193,7 @@ impl Lane {
             concurrency: self.config.concurrency,
             ended_total: self.ended.load(Ordering::Relaxed),
             next_due_at: (due > 0 && due < i64::MAX).then_some(Timestamp::from_millis(due)),
-            providers,
+            providers: self.carrier.status(now),
         }
     }
 
@@ -339,14 +307,14 @@ impl Lane {
 
     /// The deliveries whose attempts may begin now, each with its slot; else how long to sleep unless woken.
     fn take(self: &Arc<Self>, now: Timestamp) -> (Vec<Ready>, Duration) {
-        let mut batch = Vec::new();
+        let (mut batch, mut aside) = (Vec::new(), Vec::new());
         let mut wait = self.until_due(now);
         let mut state = self.state();
         if !state.queue.is_empty() {
             wait = wait.min(self.lease / 2);
         }
-        while batch.len() < BATCH_LIMIT && state.free_slots > 0 && !state.queue.is_empty() {
-            let (provider, is_probe) = match self.permitted(now) {
+        while batch.len() + aside.len() < BATCH_LIMIT && state.free_slots > 0 && !state.queue.is_empty() {
+            let permitted = match self.permitted(now) {
                 Ok(permitted) => permitted,
                 Err(until) => {
                     wait = wait.min(until.since(now).max(Duration::from_millis(1)));
@@ -356,18 +324,61 @@ impl Lane {
             if let Some(pace) = &self.pace
                 && let Err(not_until) = pace.check()
             {
-                self.forgo(provider, is_probe, now);
+                self.forgo(permitted, now);
                 wait = wait.min(not_until.wait_time_from(governor::clock::DefaultClock::default().now()));
                 break;
             }
             let Some(delivery) = state.queue.pop() else {
-                self.forgo(provider, is_probe, now);
+                self.forgo(permitted, now);
                 break;
             };
-            state.free_slots -= 1;
-            batch.push(Ready { delivery, provider, is_probe, slot: Slot(self.clone()) });
+            match self.as_pinned(&delivery, permitted, now) {
+                Ok(permitted) => {
+                    state.free_slots -= 1;
+                    batch.push(Ready { delivery, permitted, slot: Slot(self.clone()) });
+                }
+                Err(until) => aside.push((delivery, until)),
+            }
+        }
+        drop(state);
+        if !aside.is_empty() {
+            let lane = self.clone();
+            self.tracker.spawn(async move { lane.put_aside(aside).await });
         }
         (batch, wait)
+    }
+
+    /// The permit that fits: a delivery whose outcome is unknown goes back to where it may have been taken, and nowhere else. Else when
+    /// that provider can be asked, or never when it is not configured any more.
+    fn as_pinned(&self, delivery: &Delivery, permitted: Permitted, now: Timestamp) -> Result<Permitted, Option<Timestamp>> {
+        let Some(name) = &delivery.pinned else { return Ok(permitted) };
+        let place = self.carrier.place(name);
+        if place == Some(permitted.provider) {
+            return Ok(permitted);
+        }
+        self.forgo(permitted, now);
+        self.permitted_by(place.ok_or(None)?, now).map_err(Some)
+    }
+
+    /// Back to the store with what cannot begin while others can, so that it does not stand in their way.
+    async fn put_aside(&self, aside: Vec<(Delivery, Option<Timestamp>)>) {
+        for (delivery, until) in aside {
+            let put = match until {
+                Some(until) => self.store.postpone(vec![delivery.key], until).await,
+                None => self.store.give_up(delivery.key, self.channel).await,
+            };
+            match (put, until) {
+                (Ok(()), Some(until)) => self.wake_at(delivery.priority, until),
+                (Ok(()), None) => {
+                    self.ended.fetch_add(1, Ordering::Relaxed);
+                    let detail = Some("the provider that may have taken it is not configured any more, and no other may try");
+                    let (status, code) = (Status::Failed, Some(Code::UNKNOWN_OUTCOME));
+                    emit(&Event::DeliveryEnded { delivery: &delivery, attempt: delivery.attempts, status, code, detail });
+                }
+                // Its lease runs out, and it is claimed again.
+                (Err(error), _) => emit(&Event::StoreFailed { doing: "putting a delivery aside", error: &error.to_string() }),
+            }
+        }
     }
 
     fn until_due(&self, now: Timestamp) -> Duration {
@@ -380,44 +391,11 @@ impl Lane {
         Timestamp::from_millis(due.unwrap_or(i64::MAX)).since(now).min(SLEEP_LIMIT)
     }
 
-    /// The first provider whose breaker lets a call through, or when to ask again.
-    fn permitted(&self, now: Timestamp) -> Result<(usize, bool), Timestamp> {
-        let Carrier::Providers(carried) = &self.carrier else { return Ok((0, false)) };
-        let mut earliest = now.saturating_add(SLEEP_LIMIT);
-        for (index, carried) in carried.iter().enumerate() {
-            match carried.breaker().acquire(now) {
-                Permit::Yes => return Ok((index, false)),
-                Permit::Probe => return Ok((index, true)),
-                Permit::No { until } => earliest = earliest.min(until),
-            }
-        }
-        Err(earliest)
-    }
-
-    fn forgo(&self, provider: usize, is_probe: bool, now: Timestamp) {
-        if let (true, Carrier::Providers(carried)) = (is_probe, &self.carrier) {
-            carried[provider].breaker().forgo_probe(now);
-        }
-    }
-
-    fn provider_name(&self, provider: usize) -> &'static str {
-        match &self.carrier {
-            Carrier::Sockets(_) => SOCKETS,
-            Carrier::Providers(carried) => carried[provider].provider.name(),
-        }
-    }
-
     /// Puts a delivery into memory whose room was reserved and whose lease is committed.
     fn push_reserved(&self, delivery: Delivery) {
         self.state().queue.push_reserved(delivery);
         self.wake.notify_one();
     }
-}
-
-fn provider_status(carried: &Carried, now: Timestamp) -> ProviderStatus {
-    let breaker = carried.breaker();
-    let (state, reason) = breaker.state(now);
-    ProviderStatus { name: carried.provider.name(), breaker: state, reason: reason.map(str::to_owned) }
 }
 
 /// One attempt's place among the lane's concurrent ones; free again when dropped.

@@ -107,6 +107,7 @@ mod tests {
             locale: None,
             timezone: None,
             attempts: 0,
+            pinned: None,
             due_at: Timestamp::from_millis(0),
             expires_at: Timestamp::FAR_FUTURE,
         }

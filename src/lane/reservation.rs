@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Carrier, Lane, Slot, attempt::Ready};
+use super::{Lane, Slot, attempt::Ready, carried::Permitted};
 use crate::model::{Delivery, Priority, Timestamp};
 
 /// Places in one lane for one job's deliveries. What is not used is given back when this is dropped.
@@ -11,37 +11,27 @@ pub struct Reservation {
     priority: Priority,
     slots: Vec<Slot>,
     room: usize,
-    provider: usize,
 }
+
+/// The preferred provider: the only one that first attempts go to directly.
+const PREFERRED: Permitted = Permitted { provider: 0, is_probe: false };
 
 impl Lane {
     /// Takes up to `wanted` places for deliveries that are due now. Free slots first: for those, the first attempt may be recorded in
     /// accept's own commit. Nothing when older deliveries still wait in the store: they come first.
     pub fn reserve(self: &Arc<Self>, priority: Priority, wanted: usize, now: Timestamp) -> Reservation {
-        let mut reservation = Reservation { lane: self.clone(), priority, slots: Vec::new(), room: 0, provider: 0 };
+        let mut reservation = Reservation { lane: self.clone(), priority, slots: Vec::new(), room: 0 };
         if wanted == 0 || self.stop.is_cancelled() || self.is_due(priority, now) {
             return reservation;
         }
         let mut state = self.state();
-        if let Some(provider) = self.direct_provider(now)
-            && state.queue.is_empty()
-            && !state.claiming
-        {
-            let slots = wanted.min(state.free_slots);
+        if state.queue.is_empty() && !state.claiming {
+            let slots = self.permitted_directly(wanted.min(state.free_slots), now);
             state.free_slots -= slots;
-            reservation.provider = provider;
             reservation.slots.extend((0..slots).map(|_| Slot(self.clone())));
         }
         reservation.room = state.queue.reserve(priority, wanted - reservation.slots.len());
         reservation
-    }
-
-    /// The provider a first attempt can go to without asking the dispatcher: the preferred one, healthy, on a lane without a pace.
-    fn direct_provider(&self, now: Timestamp) -> Option<usize> {
-        match &self.carrier {
-            Carrier::Providers(carried) if self.pace.is_none() => (carried.first()?.breaker().peek(now) == super::Permit::Yes).then_some(0),
-            _ => None,
-        }
     }
 }
 
@@ -58,13 +48,13 @@ impl Reservation {
 
     /// The provider of those first attempts.
     pub fn provider(&self) -> &'static str {
-        self.lane.provider_name(self.provider)
+        self.lane.provider_name(PREFERRED.provider)
     }
 
     /// Starts an attempt that accept's commit recorded.
     pub fn start(&mut self, delivery: Delivery, started_at: Timestamp) {
         if let Some(slot) = self.slots.pop() {
-            let ready = Ready { delivery, provider: self.provider, is_probe: false, slot };
+            let ready = Ready { delivery, permitted: PREFERRED, slot };
             self.lane.clone().attempt(ready, started_at);
         }
     }
@@ -85,6 +75,9 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
+        for _ in &self.slots {
+            self.lane.forgo(PREFERRED, Timestamp::now());
+        }
         if self.room > 0 {
             self.lane.state().queue.release(self.priority, self.room);
         }

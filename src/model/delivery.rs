@@ -86,6 +86,8 @@ pub struct Delivery {
     pub timezone: Option<TimeZone>,
     /// Attempts recorded so far.
     pub attempts: u32,
+    /// The only provider that may try: an outcome of its is unknown, and another could send twice.
+    pub pinned: Option<Arc<str>>,
     /// Not before this moment.
     pub due_at: Timestamp,
     /// No attempt after this moment: the job's own `expires_at` or the channel's, whichever is earlier.

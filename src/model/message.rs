@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{Channel, DeliveryId, EmailAddress, JobId, PhoneNumber, PushToken, Severity, Timestamp, UserId};
+use super::{Channel, DeliveryId, EmailAddress, JobId, PhoneNumber, PushToken, Severity, TemplateName, Timestamp, UserId};
 
 /// One rendered delivery, ready for one attempt.
 #[derive(Clone, Debug)]
@@ -14,6 +14,10 @@ pub struct Message {
     pub job_id: JobId,
     /// Absent for a push topic or condition.
     pub user_id: Option<UserId>,
+    /// Absent for a job that brings its content with it.
+    pub template: Option<TemplateName>,
+    /// On whose behalf, from the job's `metadata.tenant`.
+    pub tenant: Option<String>,
     pub collapse_key: Option<String>,
     /// Worth nothing after this moment.
     pub expires_at: Timestamp,
@@ -47,6 +51,8 @@ pub struct Email {
     pub subject: String,
     pub html: Option<String>,
     pub text: Option<String>,
+    /// Where one click ends mails of this kind (RFC 8058); absent for mails that cannot be refused.
+    pub unsubscribe_url: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]

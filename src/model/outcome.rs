@@ -44,11 +44,62 @@ codes! {
     PAYLOAD_REFUSED = "payload_refused",
     CONFIG_REFUSED = "config_refused",
     CAPTURE_FAILED = "capture_failed",
+    /// No connection came about, or it ended before the request had left.
+    CONNECTION_FAILED = "connection_failed",
+    /// The connection ended after the request may have left.
+    CONNECTION_LOST = "connection_lost",
+    /// An answer that the provider's published interface does not have.
+    UNEXPECTED_ANSWER = "unexpected_answer",
+    /// Our credentials are not good there, or may not do this.
+    AUTHENTICATION_FAILED = "authentication_failed",
+    /// The account's credits or quota are used up.
+    QUOTA_EXCEEDED = "quota_exceeded",
+    /// The sender's address or number is not ours to use there.
+    SENDER_REFUSED = "sender_refused",
+    TOO_LARGE = "too_large",
+    /// Refused for what it says: spam, policy, a carrier's filter.
+    CONTENT_REFUSED = "content_refused",
+    /// There is nobody at this address.
+    ADDRESS_UNKNOWN = "address_unknown",
+    /// The person asked not to be written to.
+    OPTED_OUT = "opted_out",
+    /// The app was removed from the device.
+    UNREGISTERED = "unregistered",
+    /// The push token belongs to another project.
+    SENDER_MISMATCH = "sender_mismatch",
+    MAILBOX_FULL = "mailbox_full",
+    /// The receiving server wants to see us again later.
+    GREYLISTED = "greylisted",
+    /// An address that takes characters the mail server cannot carry (RFC 6531).
+    ADDRESS_UNSUPPORTED = "address_unsupported",
+    /// The phone number is not in a country that may be written to.
+    DESTINATION_NOT_ALLOWED = "destination_not_allowed",
+    /// Too many messages to numbers that begin alike.
+    VELOCITY_LIMITED = "velocity_limited",
+    CARRIER_QUEUE_FULL = "carrier_queue_full",
+    HANDSET_UNREACHABLE = "handset_unreachable",
+    /// Told after `sent`: it came back.
+    BOUNCED = "bounced",
+    /// Told after `sent`: the provider took it, and did not pass it on.
+    DROPPED = "dropped",
+    /// Told after `sent`, by somebody who calls it spam.
+    COMPLAINED = "complained",
+    UNSUBSCRIBED = "unsubscribed",
+    /// Not sent: the address is on the suppression list.
+    SUPPRESSED = "suppressed",
+    /// Told after `sent`: not delivered, for a reason of the carrier's that says nothing about the address.
+    UNDELIVERED = "undelivered",
 }
 
 impl Code {
     pub const fn as_str(self) -> &'static str {
         self.0
+    }
+
+    /// Whether it says something about this one recipient and nothing about the provider: then it neither counts against the provider
+    /// nor helps to try the next one.
+    pub fn is_about_recipient(self) -> bool {
+        [Self::MAILBOX_FULL, Self::GREYLISTED, Self::VELOCITY_LIMITED, Self::HANDSET_UNREACHABLE].contains(&self)
     }
 
     /// The code stored under this text, if it is one of ours.
@@ -120,6 +171,8 @@ pub enum Verdict {
     Done,
     /// Queue it again, due then.
     RetryAt(Timestamp),
+    /// Try the next provider at once.
+    NextProvider,
     /// Over, with this status and code.
     Dead { status: Status, code: Code },
 }

@@ -228,7 +228,7 @@ mod tests {
                 "$.priority: not a known value: `urgent` (hint: known here: high, normal, low)",
                 "$.send_at: not an RFC 3339 date and time (hint: write it like 2026-01-15T10:30:00Z)",
                 "$.templte: unknown member `templte` (hint: did you mean `template`?)",
-                "$.to[0].email: not an email address (hint: write one plain address like asha@example.com)",
+                "$.to[0].email: not an email address: it has no @ (hint: write one plain address like asha@example.com)",
                 "$.to[1]: `user_id` is missing (hint: add `user_id`)",
                 "$.to[2].emial: unknown member `emial` (hint: did you mean `email`?)",
                 "$.to[2].phone: not an E.164 phone number (hint: write it like +255712345678)",

@@ -34,6 +34,19 @@ pub fn cut(text: &str, limit: usize) -> String {
     format!("{}…", &text[..end])
 }
 
+/// Whether nobody can see this character: it breaks or turns around the text it is in, or makes two texts that look the same differ.
+///
+/// Controls, line and paragraph separators (U+2028, U+2029), zero-width and bidirectional format characters, fillers, selectors and tags:
+/// those of general categories Cc, Zl, Zp and Cf, and those of `Default_Ignorable_Code_Point` (Unicode, `DerivedCoreProperties.txt`).
+pub const fn is_invisible(c: char) -> bool {
+    matches!(c,
+        '\u{0}'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{ad}' | '\u{34f}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}'
+        | '\u{890}'..='\u{891}' | '\u{8e2}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}'
+        | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}'
+        | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{110bd}' | '\u{110cd}' | '\u{13430}'..='\u{1343f}' | '\u{1bca0}'..='\u{1bca3}'
+        | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,6 +64,16 @@ mod tests {
         check("+12345", "***");
         check("fcm-token-0123456789", "fcm-***");
         check("", "");
+    }
+
+    #[test]
+    fn what_nobody_sees_is_told_from_what_everybody_does() {
+        for c in "\0\r\n\u{85}\u{ad}\u{200b}\u{200d}\u{2028}\u{2029}\u{202e}\u{2066}\u{2069}\u{feff}\u{e0041}".chars() {
+            assert!(is_invisible(c), "{c:?}");
+        }
+        for c in "a é\u{301}नमस्ते ＠日本😀".chars() {
+            assert!(!is_invisible(c), "{c:?}");
+        }
     }
 
     #[test]

@@ -58,6 +58,8 @@ pub struct NewDelivery {
     pub address: Address,
     pub locale: Option<Locale>,
     pub timezone: Option<TimeZone>,
+    /// The kind of mail it is, for those who refuse that kind.
+    pub list: Option<Arc<str>>,
     pub due_at: Timestamp,
     pub expires_at: Timestamp,
     pub placement: Placement,
@@ -70,15 +72,15 @@ pub enum Placement {
     Waiting,
     /// Into its lane's memory, where room is reserved.
     Leased,
-    /// Into a free slot: its first attempt is recorded in the same commit.
+    /// Into a free slot: its first attempt is recorded in the same commit. Unless its address is suppressed: then that is recorded.
     Sending { provider: &'static str },
 }
 
 /// What became of each job offered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Accepted {
-    /// Written; the job's row.
-    New { num: i64 },
+    /// Written; the job's row, and the ordinals of what was to be sent at once and is suppressed.
+    New { num: i64, suppressed: Vec<u32> },
     /// Known already, with the same body.
     Repeat { deliveries: u32, skipped: Vec<Skipped> },
 }
@@ -98,9 +100,10 @@ pub struct Expansion {
 }
 
 /// What one step of a large job did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    Made,
+    /// Made; with the ordinals of what was to be sent at once and is suppressed.
+    Made { suppressed: Vec<u32> },
     /// Made as cancelled, whatever their placement: the job was cancelled meanwhile, and its lanes get nothing.
     MadeCancelled,
     /// The cursor is elsewhere: somebody else made these, or the job is gone.
@@ -173,18 +176,20 @@ impl Store {
                     .optional()?;
                 let Some(cancelled_at) = cancelled_at else { return Ok(Step::Moved) };
                 let rows = Rows { job, from, deliveries: &deliveries, collapse_key: collapse_key.as_deref(), lease };
-                if cancelled_at.is_some() {
+                let made = if cancelled_at.is_some() {
                     insert_deliveries(tx, rows, Collapse::Nobody)?;
                     super::cancel::cancel_from(tx, job, from)?;
+                    Step::MadeCancelled
                 } else {
-                    insert_deliveries(tx, rows, Collapse::Older)?;
+                    let suppressed = insert_deliveries(tx, rows, Collapse::Older)?;
                     collapse_into_newer(tx, rows)?;
-                }
+                    Step::Made { suppressed }
+                };
                 tx.connection
                     .prepare_cached("DELETE FROM expansions WHERE job = ?1 AND (SELECT made = planned FROM jobs WHERE num = ?1)")?
                     .execute([job])?;
                 fail::fail_point!("expansion-before-commit");
-                Ok(if cancelled_at.is_some() { Step::MadeCancelled } else { Step::Made })
+                Ok(made)
             })
             .await
     }
@@ -220,7 +225,10 @@ fn insert_group(
     for (job, known) in jobs.iter().zip(known) {
         accepted.push(match known {
             Known::Repeat { deliveries, skipped } => Accepted::Repeat { deliveries, skipped },
-            Known::New | Known::Conflict => Accepted::New { num: insert_job(tx, job, lease)? },
+            Known::New | Known::Conflict => {
+                let (num, suppressed) = insert_job(tx, job, lease)?;
+                Accepted::New { num, suppressed }
+            }
         });
     }
     Ok(Ok(accepted))
@@ -273,7 +281,8 @@ fn known(tx: &Tx<'_>, job: &NewJob, remembered_since: Timestamp) -> rusqlite::Re
     })
 }
 
-fn insert_job(tx: &mut Tx<'_>, job: &NewJob, lease: super::Lease) -> rusqlite::Result<i64> {
+/// The job's row, and the ordinals of what is suppressed.
+fn insert_job(tx: &mut Tx<'_>, job: &NewJob, lease: super::Lease) -> rusqlite::Result<(i64, Vec<u32>)> {
     let planned = job.planned_count();
     let made = match &job.deliveries {
         NewDeliveries::Rows(rows) => rows.len(),
@@ -300,19 +309,20 @@ fn insert_job(tx: &mut Tx<'_>, job: &NewJob, lease: super::Lease) -> rusqlite::R
     for (channel, count) in &job.planned {
         tx.count_accepted(*channel, i64::from(*count));
     }
-    match &job.deliveries {
+    let suppressed = match &job.deliveries {
         NewDeliveries::Rows(deliveries) => {
             let rows = Rows { job: num, from: 0, deliveries, collapse_key: job.envelope.collapse_key.as_deref(), lease };
-            insert_deliveries(tx, rows, Collapse::Older)?;
+            insert_deliveries(tx, rows, Collapse::Older)?
         }
         NewDeliveries::Later(plan) => {
             tx.connection.prepare_cached("INSERT INTO expansions (job, plan) VALUES (?1, ?2)")?.execute((num, plan))?;
+            Vec::new()
         }
-    }
+    };
     if planned == 0 {
         tx.tell_finished(num)?;
     }
-    Ok(num)
+    Ok((num, suppressed))
 }
 
 /// Deliveries of one job that become rows, from ordinal `from` on.
@@ -334,24 +344,33 @@ enum Collapse {
     Nobody,
 }
 
-fn insert_deliveries(tx: &mut Tx<'_>, rows: Rows<'_>, effect: Collapse) -> rusqlite::Result<()> {
+/// Writes the rows; gives the ordinals of those whose attempt would begin here and whose address is suppressed. All others meet the
+/// list at the gate.
+fn insert_deliveries(tx: &mut Tx<'_>, rows: Rows<'_>, effect: Collapse) -> rusqlite::Result<Vec<u32>> {
     let Rows { job, from, deliveries, collapse_key, lease } = rows;
     let connection = tx.connection;
     let mut insert = connection.prepare_cached(
         "INSERT INTO deliveries (job, ordinal, channel, priority, user_id, address, locale, timezone, collapse_key,
-                                 status, attempts, due_at, expires_at, lease_owner, lease_until, provider, attempt_at, updated_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
+                                 status, attempts, due_at, expires_at, lease_owner, lease_until, provider, attempt_at, updated_at, code)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
     )?;
+    let mut suppressed = Vec::new();
     for (ordinal, delivery) in (from..).zip(deliveries) {
         if let (Some(key), Some(user), Collapse::Older) = (collapse_key, &delivery.user_id, effect) {
             collapse(tx, job, delivery.channel, user, key)?;
         }
         let placement = if effect == Collapse::Nobody { Placement::Waiting } else { delivery.placement };
-        let (status, attempts, provider) = match placement {
-            Placement::Waiting | Placement::Leased => (Status::Queued, 0, None),
-            Placement::Sending { provider } => (Status::Sending, 1, Some(provider)),
+        let address = delivery.address.as_stored();
+        let (status, attempts, provider, code) = match placement {
+            Placement::Waiting | Placement::Leased => (Status::Queued, 0, None, None),
+            Placement::Sending { .. } if tx.suppressed_for(delivery.channel, &address, delivery.list.as_deref())?.is_some() => {
+                suppressed.push(ordinal);
+                (Status::Suppressed, 0, None, Some(Code::SUPPRESSED.as_str()))
+            }
+            Placement::Sending { provider } => (Status::Sending, 1, Some(provider), None),
         };
         let (owner, until) = match placement {
+            _ if status == Status::Suppressed => (0, 0),
             Placement::Waiting => (0, 0),
             Placement::Leased | Placement::Sending { .. } => (lease.owner, lease.until.as_millis()),
         };
@@ -361,7 +380,7 @@ fn insert_deliveries(tx: &mut Tx<'_>, rows: Rows<'_>, effect: Collapse) -> rusql
             delivery.channel.as_number(),
             delivery.priority.as_number(),
             delivery.user_id.as_ref().map(UserId::as_str),
-            delivery.address.as_stored(),
+            address,
             delivery.locale.as_ref().map(Locale::as_str),
             delivery.timezone.map(TimeZone::as_str),
             collapse_key,
@@ -374,14 +393,15 @@ fn insert_deliveries(tx: &mut Tx<'_>, rows: Rows<'_>, effect: Collapse) -> rusql
             provider,
             provider.map(|_| tx.now.as_millis()),
             tx.now.as_millis(),
+            code,
         ])?;
         let key = DeliveryKey { job, ordinal };
         tx.tell_made(key)?;
-        if status == Status::Sending {
-            tx.count_moved(key, delivery.channel, Status::Queued, Status::Sending)?;
+        if status != Status::Queued {
+            tx.count_moved(key, delivery.channel, Status::Queued, status)?;
         }
     }
-    Ok(())
+    Ok(suppressed)
 }
 
 /// Cancels what an older job still has queued under the same collapse key for this user and channel.

@@ -5,11 +5,14 @@ use std::sync::Arc;
 use rusqlite::{OptionalExtension, params};
 
 use super::{
-    Lease, Store, StoreError,
+    Lease, Store, StoreError, suppressions,
     tx::Tx,
     writer::{Committing, Urgency},
 };
-use crate::model::{Channel, Code, DeliveryKey, Status, Timestamp, UserId};
+use crate::model::{Channel, Code, DeliveryKey, Status, SuppressionReason, Timestamp, UserId};
+
+/// [`crate::model::Outcome::as_str`] of an unknown one.
+const UNKNOWN: &str = "unknown";
 
 /// An attempt about to be made.
 #[derive(Clone, Debug)]
@@ -19,6 +22,8 @@ pub struct Begin {
     /// Attempts recorded so far; the one that begins is the next.
     pub attempts: u32,
     pub provider: &'static str,
+    /// The kind of mail it is, where people may refuse kinds of mail.
+    pub list: Option<Arc<str>>,
 }
 
 /// What the gate said.
@@ -28,6 +33,8 @@ pub enum Gate {
     Open { started_at: Timestamp },
     /// Too late; recorded as expired.
     Expired,
+    /// Nothing may be sent there any more; recorded as suppressed.
+    Suppressed,
     /// Cancelled, collapsed or held by somebody else meanwhile: the provider must not be called.
     Lost,
 }
@@ -101,6 +108,46 @@ impl Store {
         self.writer.enqueue(Urgency::Normal, 2, move |tx| apply_record(tx, &record)).await
     }
 
+    /// Hands an outcome to the writer together with the next provider's attempt: one commit from the one to the other. The gate is absent
+    /// when the delivery is no longer waiting for it.
+    pub async fn fail_over(&self, record: Record, next: Begin, lease: Lease) -> Result<Committing<(Recorded, Option<Gate>)>, StoreError> {
+        self.writer
+            .enqueue(Urgency::Normal, 3, move |tx| {
+                let recorded = apply_record(tx, &record)?;
+                if recorded != Recorded::Now(Status::Queued) {
+                    return Ok((recorded, None));
+                }
+                tx.connection
+                    .prepare_cached(
+                        "UPDATE deliveries SET lease_owner = ?3 WHERE job = ?1 AND ordinal = ?2 AND status = 0 AND lease_owner = 0",
+                    )?
+                    .execute((next.key.job, next.key.ordinal, lease.owner))?;
+                let gate = open_gate(tx, &next, lease)?;
+                Ok((recorded, Some(gate)))
+            })
+            .await
+    }
+
+    /// Fails a delivery of ours that waits for a provider nobody has any more. No other may try: that one may have taken it.
+    pub async fn give_up(&self, key: DeliveryKey, channel: Channel) -> Result<(), StoreError> {
+        let owner = self.owner();
+        self.writer
+            .write(Urgency::Normal, 1, move |tx| {
+                let failed = tx
+                    .connection
+                    .prepare_cached(
+                        "UPDATE deliveries SET status = 4, code = ?4, lease_owner = 0, updated_at = ?5
+                         WHERE job = ?1 AND ordinal = ?2 AND status = 0 AND lease_owner = ?3",
+                    )?
+                    .execute((key.job, key.ordinal, owner, Code::UNKNOWN_OUTCOME.as_str(), tx.now.as_millis()))?;
+                if failed == 1 {
+                    tx.count_moved(key, channel, Status::Queued, Status::Failed)?;
+                }
+                Ok(())
+            })
+            .await
+    }
+
     /// Stores a live notification: attempt, inbox row and `sent` in one commit. `Err` holds what the gate said instead.
     pub async fn send_live(&self, item: LiveItem, lease: Lease) -> Result<Result<LiveStored, Gate>, StoreError> {
         self.writer
@@ -156,6 +203,20 @@ impl Store {
 /// Compare and swap: queued, held by us, not expired, and nobody made an attempt meanwhile.
 fn open_gate(tx: &mut Tx<'_>, begin: &Begin, lease: Lease) -> rusqlite::Result<Gate> {
     let now = tx.now.as_millis();
+    if suppressions::holds_back(tx, begin)? {
+        let suppressed = tx
+            .connection
+            .prepare_cached(
+                "UPDATE deliveries SET status = 7, code = ?5, lease_owner = 0, updated_at = ?6
+                 WHERE job = ?1 AND ordinal = ?2 AND status = 0 AND attempts = ?3 AND lease_owner = ?4",
+            )?
+            .execute(params![begin.key.job, begin.key.ordinal, begin.attempts, lease.owner, Code::SUPPRESSED.as_str(), now])?;
+        if suppressed == 1 {
+            tx.count_moved(begin.key, begin.channel, Status::Queued, Status::Suppressed)?;
+            return Ok(Gate::Suppressed);
+        }
+        return Ok(Gate::Lost);
+    }
     let opened = tx
         .connection
         .prepare_cached(
@@ -193,10 +254,11 @@ fn apply_record(tx: &mut Tx<'_>, record: &Record) -> rusqlite::Result<Recorded> 
         .connection
         .prepare_cached(
             "UPDATE deliveries
-             SET status = CASE WHEN ?4 = 0 AND cancelling = 1 THEN 6 ELSE ?4 END,
-                 code = CASE WHEN ?4 = 0 AND cancelling = 1 THEN ?8 ELSE ?5 END,
-                 provider = coalesce(?10, provider), provider_id = coalesce(?6, provider_id), due_at = ?7, lease_owner = 0, updated_at = ?9
-             WHERE job = ?1 AND ordinal = ?2 AND status = 1 AND attempts = ?3 RETURNING status",
+             SET status = CASE WHEN confirmed IS NOT NULL THEN 2 WHEN ?4 = 0 AND cancelling = 1 THEN 6 ELSE ?4 END,
+                 code = CASE WHEN confirmed IS NOT NULL THEN code WHEN ?4 = 0 AND cancelling = 1 THEN ?8 ELSE ?5 END,
+                 provider = coalesce(?10, provider), provider_id = coalesce(?6, provider_id), due_at = ?7, lease_owner = 0, updated_at = ?9,
+                 pinned = pinned OR ?11
+             WHERE job = ?1 AND ordinal = ?2 AND status = 1 AND attempts = ?3 RETURNING status, confirmed",
         )?
         .query_row(
             params![
@@ -210,22 +272,51 @@ fn apply_record(tx: &mut Tx<'_>, record: &Record) -> rusqlite::Result<Recorded> 
                 Code::CANCELLED_BY_REQUEST.as_str(),
                 now,
                 provider,
+                // Whoever may have taken it is the only one to try again, from then on.
+                record.outcome == UNKNOWN,
             ],
-            |row| row.get::<_, i64>(0),
+            |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Option<i64>>(1)?)),
         )
         .optional()?;
     let is_news = keep_attempt(tx, record)?;
-    let recorded = match moved.and_then(Status::from_number) {
-        Some(status) => {
+    let status = |number: i64| Status::from_number(number);
+    let recorded = match moved.and_then(|(moved, confirmed)| Some((status(moved)?, confirmed.and_then(status)))) {
+        Some((status, confirmed)) => {
             tx.count_moved(record.key, record.channel, Status::Sending, status)?;
-            Recorded::Now(status)
+            Recorded::Now(confirm(tx, record, confirmed)?.unwrap_or(status))
         }
         None => Recorded::Late { lifted: record.status == Status::Sent && lift(tx, record)? },
     };
     if record.address_gone && is_news {
         tx.tell_address_gone(record.key, record.code, record.provider)?;
+        if let Some(reason) = record.code.and_then(SuppressionReason::of) {
+            suppress(tx, record, reason)?;
+        }
     }
     Ok(recorded)
+}
+
+/// Nothing goes to this delivery's address any more.
+fn suppress(tx: &mut Tx<'_>, record: &Record, reason: SuppressionReason) -> rusqlite::Result<()> {
+    let address: Option<String> = tx
+        .connection
+        .prepare_cached("SELECT address FROM deliveries WHERE job = ?1 AND ordinal = ?2")?
+        .query_row((record.key.job, record.key.ordinal), |row| row.get(0))
+        .optional()?;
+    let Some(address) = address else { return Ok(()) };
+    suppressions::add_in(tx, record.channel, &address, None, reason, record.provider).map(drop)
+}
+
+/// Takes the status that the provider's callback brought while the attempt was under way; what it says stands above the outcome.
+fn confirm(tx: &mut Tx<'_>, record: &Record, confirmed: Option<Status>) -> rusqlite::Result<Option<Status>> {
+    let Some(status) = confirmed.filter(|status| Status::Sent.may_become(*status)) else { return Ok(None) };
+    tx.connection
+        .prepare_cached(
+            "UPDATE deliveries SET status = ?3, code = CASE ?3 WHEN 4 THEN code END, confirmed = NULL WHERE job = ?1 AND ordinal = ?2",
+        )?
+        .execute((record.key.job, record.key.ordinal, status.as_number()))?;
+    tx.count_moved(record.key, record.channel, Status::Sent, status)?;
+    Ok(Some(status))
 }
 
 /// Keeps an attempt's outcome on its own row: the first that is known, and says whether this one is it. Nothing for a delivery that was

@@ -27,7 +27,8 @@ pub struct Interrupted {
 
 /// The columns [`read_delivery`] wants, in its order.
 const COLUMNS: &str =
-    "d.job, d.ordinal, d.channel, d.priority, d.user_id, d.address, d.locale, d.timezone, d.attempts, d.due_at, d.expires_at";
+    "d.job, d.ordinal, d.channel, d.priority, d.user_id, d.address, d.locale, d.timezone, d.attempts, d.due_at, d.expires_at,
+     CASE d.pinned WHEN 1 THEN d.provider END";
 
 impl Store {
     /// Leases up to `wanted` due deliveries of each priority.
@@ -43,6 +44,23 @@ impl Store {
     /// Gives back every delivery of `channel` that waits in memory without an attempt under way.
     pub async fn give_back(&self, channel: Channel, owner: i64) -> Result<usize, StoreError> {
         self.set_lease(channel, owner, 0, Timestamp::from_millis(0)).await
+    }
+
+    /// Gives back deliveries of ours that wait in memory, to be taken again from `due_at` on.
+    pub async fn postpone(&self, keys: Vec<DeliveryKey>, due_at: Timestamp) -> Result<(), StoreError> {
+        let owner = self.owner();
+        self.writer
+            .write(Urgency::Normal, keys.len(), move |tx| {
+                for key in &keys {
+                    tx.connection
+                        .prepare_cached(
+                            "UPDATE deliveries SET due_at = ?4, lease_owner = 0 WHERE job = ?1 AND ordinal = ?2 AND status = 0 AND lease_owner = ?3",
+                        )?
+                        .execute((key.job, key.ordinal, owner, due_at.as_millis()))?;
+                }
+                Ok(())
+            })
+            .await
     }
 
     async fn set_lease(&self, channel: Channel, owner: i64, new_owner: i64, until: Timestamp) -> Result<usize, StoreError> {
@@ -89,12 +107,12 @@ fn read_interrupted(connection: &rusqlite::Connection, owner: i64) -> rusqlite::
     let mut rows = statement.query([owner])?;
     let (mut interrupted, mut unreadable) = (Vec::new(), Vec::new());
     while let Some(row) = rows.next()? {
-        let delivery = serde_json::from_str(&row.get::<_, String>(12)?)
+        let delivery = serde_json::from_str(&row.get::<_, String>(13)?)
             .map_err(|error| error.to_string())
-            .and_then(|envelope: Envelope| read_delivery(row, row.get(11).map_err(|error| error.to_string())?, Arc::new(envelope)));
+            .and_then(|envelope: Envelope| read_delivery(row, row.get(12).map_err(|error| error.to_string())?, Arc::new(envelope)));
         if let Ok(delivery) = delivery {
-            let started_at = Timestamp::from_millis(row.get::<_, Option<i64>>(14)?.unwrap_or_default());
-            interrupted.push(Interrupted { delivery, provider: row.get::<_, Option<String>>(13)?.unwrap_or_default(), started_at });
+            let started_at = Timestamp::from_millis(row.get::<_, Option<i64>>(15)?.unwrap_or_default());
+            interrupted.push(Interrupted { delivery, provider: row.get::<_, Option<String>>(14)?.unwrap_or_default(), started_at });
         } else if let Some(channel) = Channel::from_number(row.get(2)?) {
             unreadable.push((DeliveryKey { job: row.get(0)?, ordinal: row.get(1)? }, channel));
         }
@@ -202,6 +220,7 @@ fn read_delivery(row: &Row<'_>, job_key: [u8; 12], job: Arc<Envelope>) -> Result
         attempts: row.get(8).map_err(get)?,
         due_at: Timestamp::from_millis(row.get(9).map_err(get)?),
         expires_at: Timestamp::from_millis(row.get(10).map_err(get)?),
+        pinned: row.get::<_, Option<String>>(11).map_err(get)?.map(Into::into),
     })
 }
 

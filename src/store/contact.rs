@@ -4,8 +4,8 @@ use std::{collections::HashMap, sync::atomic::Ordering};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Store, StoreError, tx::Tx, writer::Urgency};
-use crate::model::{Contact, PushToken, PushTokenEntry, Timestamp, UserId};
+use super::{Store, StoreError, suppressions, tx::Tx, writer::Urgency};
+use crate::model::{Channel, Contact, PushToken, PushTokenEntry, SuppressionReason, Timestamp, UserId};
 
 /// Devices kept for one user; registering one more forgets the oldest.
 const PUSH_TOKENS_PER_USER: usize = 20;
@@ -120,7 +120,7 @@ fn read_contact(connection: &Connection, user: &UserId) -> rusqlite::Result<Opti
     Ok(Some(contact))
 }
 
-fn write_contact(tx: &Tx<'_>, user: &UserId, contact: Option<&Contact>) -> rusqlite::Result<()> {
+fn write_contact(tx: &mut Tx<'_>, user: &UserId, contact: Option<&Contact>) -> rusqlite::Result<()> {
     let Some(contact) = contact else {
         tx.connection.prepare_cached("DELETE FROM contacts WHERE user_id = ?1")?.execute([user.as_str()])?;
         tx.connection.prepare_cached("DELETE FROM push_tokens WHERE user_id = ?1")?.execute([user.as_str()])?;
@@ -141,13 +141,16 @@ fn write_contact(tx: &Tx<'_>, user: &UserId, contact: Option<&Contact>) -> rusql
     keep_newest_tokens(tx, user, None)
 }
 
-fn insert_token(tx: &Tx<'_>, user: &UserId, token: &PushToken, platform: Option<&str>, at: Timestamp) -> rusqlite::Result<()> {
+/// A device that is registered is there, whatever was heard of it before.
+fn insert_token(tx: &mut Tx<'_>, user: &UserId, token: &PushToken, platform: Option<&str>, at: Timestamp) -> rusqlite::Result<()> {
     tx.connection
         .prepare_cached(
             "INSERT INTO push_tokens (token, user_id, platform, registered_at) VALUES (?1, ?2, ?3, ?4)
              ON CONFLICT (token) DO UPDATE SET user_id = excluded.user_id, platform = excluded.platform, registered_at = excluded.registered_at",
         )?
         .execute(params![token.as_str(), user.as_str(), platform, at.as_millis()])?;
+    let gone = [SuppressionReason::Unregistered, SuppressionReason::Bounced];
+    suppressions::remove_in(tx, Channel::Push, token.as_str(), None, &gone)?;
     Ok(())
 }
 

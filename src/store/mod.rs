@@ -6,6 +6,7 @@
 mod accept;
 mod attempt;
 mod audit;
+mod callbacks;
 mod cancel;
 mod checkpoint;
 mod claim;
@@ -15,6 +16,7 @@ mod events;
 mod pending;
 mod purge;
 mod read;
+mod suppressions;
 mod suspects;
 mod tx;
 mod writer;
@@ -33,17 +35,26 @@ pub use self::{
     accept::{Accepted, Conflicts, Expansion, NewDeliveries, NewDelivery, NewJob, Placement, Plan, Step},
     attempt::{Begin, Gate, LiveItem, LiveStored, Record, Recorded},
     audit::{Audit, StatusTotal},
+    callbacks::{Applied, Callback, Moved, Report, SuppressedAddress},
     cancel::Cancelled,
     claim::{Claimed, Interrupted},
     error::StoreError,
     events::{ClosedToJobs, EventSettings},
     pending::{EventKind, EventPage, PendingEvent},
     purge::Purged,
-    read::{AttemptView, Attempts, DeliveryFilter, DeliveryPage, DeliveryView, JobStatus, JobView, PAGE_LIMIT},
+    read::{AttemptView, Attempts, Confirmations, DeliveryFilter, DeliveryPage, DeliveryView, JobStatus, JobView, PAGE_LIMIT},
+    suppressions::{
+        NewSuppression, SUPPRESSIONS_PAGE_LIMIT, Suppressed, SuppressionExpiry, SuppressionFilter, SuppressionPage, SuppressionView,
+    },
     tx::Counts,
     writer::Committing,
 };
-use self::{checkpoint::Checkpointer, events::EventLog, writer::Writer};
+use self::{
+    checkpoint::Checkpointer,
+    events::EventLog,
+    suppressions::SuppressionList,
+    writer::{Memory, Writer},
+};
 use crate::model::{Channel, Status, Timestamp};
 
 mod migrations {
@@ -71,6 +82,7 @@ pub struct StoreSettings {
     pub inbox_retention: Duration,
     /// `None` writes no events.
     pub events: Option<EventSettings>,
+    pub suppression_expiry: SuppressionExpiry,
 }
 
 /// Who holds a delivery, and until when.
@@ -88,6 +100,8 @@ pub struct Store {
     readers: Arc<Readers>,
     counts: Arc<Counts>,
     events: Arc<EventLog>,
+    suppressions: Arc<SuppressionList>,
+    unsubscribe_key: secrecy::SecretString,
     settings: Arc<StoreSettings>,
     owner: i64,
     epoch: Arc<str>,
@@ -139,6 +153,8 @@ impl Store {
         let has_contacts = contact::any(&connection).map_err(failed)?;
         let counts = Arc::new(read_counts(&connection).map_err(failed)?);
         let events = Arc::new(EventLog::open(&connection, settings.events.clone()).map_err(failed)?);
+        let suppressions = Arc::new(SuppressionList::open(&connection, settings.suppression_expiry).map_err(failed)?);
+        let unsubscribe_key = suppressions::unsubscribe_key(&connection).map_err(failed)?;
         let readers = (0..settings.readers)
             .map(|_| {
                 let reader = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
@@ -151,14 +167,16 @@ impl Store {
         prepare(&beside, CACHE_KIB / 4).map_err(failed)?;
         let not_started = |error: std::io::Error| StoreError::Open { path: path.display().to_string(), reason: error.to_string() };
         let checkpointer = Checkpointer::start(beside).map_err(not_started)?;
-        let (writer, thread) = Writer::start(connection, checkpointer, counts.clone(), events.clone(), settings.group_commit_limit, held)
-            .map_err(not_started)?;
+        let memory = Memory { counts: counts.clone(), events: events.clone(), suppressions: suppressions.clone() };
+        let (writer, thread) = Writer::start(connection, checkpointer, memory, settings.group_commit_limit, held).map_err(not_started)?;
         Ok(Self {
             ending: Arc::new(Ending { writer: writer.clone(), thread: Mutex::new(Some(thread)) }),
             writer,
             readers: Arc::new(Readers { places: Semaphore::new(readers.len()), idle: Mutex::new(readers) }),
             counts,
             events,
+            suppressions,
+            unsubscribe_key,
             settings: Arc::new(settings),
             owner,
             epoch: epoch.into(),

@@ -2,7 +2,7 @@
 
 use rusqlite::{OptionalExtension, params};
 
-use super::{Store, StoreError, tx::Tx, writer::Urgency};
+use super::{Store, StoreError, callbacks, suppressions, tx::Tx, writer::Urgency};
 use crate::model::{Channel, Status};
 
 /// Rows removed in one commit.
@@ -17,6 +17,10 @@ pub struct Purged {
     pub remembered_ids: u64,
     /// Messages that were never finished and never came back.
     pub suspects: u64,
+    /// Callbacks that no repeat is expected of any more.
+    pub callbacks: u64,
+    /// Addresses whose time on the suppression list is over.
+    pub suppressions: u64,
 }
 
 impl Purged {
@@ -30,6 +34,8 @@ impl Purged {
         self.inbox_items += step.inbox_items;
         self.remembered_ids += step.remembered_ids;
         self.suspects += step.suspects;
+        self.callbacks += step.callbacks;
+        self.suppressions += step.suppressions;
     }
 }
 
@@ -55,6 +61,8 @@ impl Store {
                     .prepare_cached("DELETE FROM suspects WHERE key IN (SELECT key FROM suspects WHERE at < ?1 LIMIT ?2)")?
                     .execute(params![remembered_since, STEP])? as u64;
                 purged.inbox_items = purge_inbox(tx, inbox_since)?;
+                purged.callbacks = callbacks::purge_in(tx, STEP)?;
+                purged.suppressions = suppressions::purge_in(tx, STEP)?;
                 Ok(purged)
             })
             .await
@@ -85,7 +93,10 @@ fn purge_job(tx: &mut Tx<'_>, job: i64, remembered_since: i64, purged: &mut Purg
         .query_map(params![job, STEP], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
         .collect::<rusqlite::Result<_>>()?;
     for (ordinal, channel, status) in &gone {
-        tx.connection.prepare_cached("DELETE FROM attempts WHERE job = ?1 AND ordinal = ?2")?.execute((job, ordinal))?;
+        for beside in ["DELETE FROM attempts WHERE job = ?1 AND ordinal = ?2", "DELETE FROM confirmations WHERE job = ?1 AND ordinal = ?2"]
+        {
+            tx.connection.prepare_cached(beside)?.execute((job, ordinal))?;
+        }
         if let (Some(channel), Some(status)) = (Channel::from_number(*channel), Status::from_number(*status)) {
             tx.count_purged(channel, status);
         }

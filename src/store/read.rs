@@ -3,7 +3,7 @@
 use rusqlite::{OptionalExtension, Row, params};
 use serde::Serialize;
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, callbacks::confirmation};
 use crate::model::{Address, Channel, DeliveryId, DeliveryKey, JobId, Priority, Skipped, Status, Timestamp, mask};
 
 /// Deliveries one page may hold.
@@ -66,8 +66,19 @@ pub struct DeliveryView {
     /// When the next attempt is due; absent once none will follow.
     pub next_at: Option<Timestamp>,
     pub expires_at: Timestamp,
+    /// What became of it later, the first time of each.
+    #[serde(flatten)]
+    pub confirmed: Confirmations,
     #[serde(skip)]
     attempt_at: Option<Timestamp>,
+}
+
+/// What became of a message after it was sent, as far as its provider has told us.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Confirmations {
+    pub delivered_at: Option<Timestamp>,
+    pub opened_at: Option<Timestamp>,
+    pub clicked_at: Option<Timestamp>,
 }
 
 /// How many attempts were recorded, or each of them.
@@ -141,6 +152,7 @@ impl Store {
             }
             for delivery in &mut deliveries {
                 delivery.attempts = Attempts::List(read_attempts(connection, delivery)?);
+                delivery.confirmed = read_confirmations(connection, delivery)?;
             }
             job.deliveries = deliveries;
             Ok(Some(job))
@@ -181,6 +193,9 @@ fn list(connection: &rusqlite::Connection, filter: &DeliveryFilter) -> rusqlite:
             page.next_cursor = Some(key);
             break;
         }
+    }
+    for view in &mut page.deliveries {
+        view.confirmed = read_confirmations(connection, view)?;
     }
     Ok(page)
 }
@@ -261,8 +276,29 @@ fn read_view(row: &Row<'_>) -> rusqlite::Result<DeliveryView> {
         updated_at: Timestamp::from_millis(row.get(15)?),
         next_at: (status == Status::Queued).then_some(Timestamp::from_millis(row.get(16)?)),
         expires_at: Timestamp::from_millis(row.get(17)?),
+        confirmed: Confirmations::default(),
         attempt_at: row.get::<_, Option<i64>>(18)?.map(Timestamp::from_millis),
     })
+}
+
+fn read_confirmations(connection: &rusqlite::Connection, delivery: &DeliveryView) -> rusqlite::Result<Confirmations> {
+    let mut confirmed = Confirmations::default();
+    let mut statement = connection.prepare_cached("SELECT kind, at FROM confirmations WHERE job = ?1 AND ordinal = ?2")?;
+    let mut rows = statement.query((delivery.key.job, delivery.key.ordinal))?;
+    while let Some(row) = rows.next()? {
+        let at = Some(Timestamp::from_millis(row.get(1)?));
+        match row.get(0)? {
+            confirmation::DELIVERED => confirmed.delivered_at = at,
+            confirmation::OPENED => confirmed.opened_at = at,
+            confirmation::CLICKED => confirmed.clicked_at = at,
+            _ => {}
+        }
+    }
+    if delivery.channel == Channel::Live && delivery.status == Status::Delivered {
+        // Nobody calls back about it: it was written to a socket, and nothing happens to it afterwards.
+        confirmed.delivered_at = Some(delivery.updated_at);
+    }
+    Ok(confirmed)
 }
 
 /// The attempts with an outcome, then the one under way.
@@ -310,6 +346,7 @@ mod tests {
     fn filled(jobs: u32) -> Connection {
         let connection = Connection::open_in_memory().unwrap();
         connection.execute_batch(include_str!("migrations/V1__initial.sql")).unwrap();
+        connection.execute_batch(include_str!("migrations/V3__providers.sql")).unwrap();
         connection
             .execute_batch(&format!(
                 "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {jobs})

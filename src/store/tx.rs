@@ -9,7 +9,10 @@ use std::{
 
 use rusqlite::{Connection, OptionalExtension};
 
-use super::events::{EventLog, EventSums};
+use super::{
+    events::{EventLog, EventSums},
+    suppressions::SuppressionList,
+};
 use crate::model::{Channel, DeliveryKey, PerChannel, Status, Timestamp};
 
 /// Deliveries by channel and status, and the totals the promise of no silent loss is checked against.
@@ -38,6 +41,8 @@ pub(super) struct Tx<'c> {
     pub events: EventSums,
     /// As the last commit left them.
     pub log: &'c EventLog,
+    /// As the last commit left it.
+    pub suppressions: &'c SuppressionList,
     sums: Sums,
 }
 
@@ -46,6 +51,8 @@ struct Sums {
     accepted: i64,
     purged: i64,
     statuses: PerChannel<[i64; Status::ALL.len()]>,
+    /// Entries put on the suppression list, less those taken off.
+    suppressions: i64,
     /// Deliveries that ended, by job.
     ended: HashMap<i64, i64>,
 }
@@ -57,8 +64,8 @@ pub(super) struct Written {
 }
 
 impl<'c> Tx<'c> {
-    pub fn new(connection: &'c Connection, now: Timestamp, log: &'c EventLog) -> Self {
-        Self { connection, now, events: EventSums::default(), log, sums: Sums::default() }
+    pub fn new(connection: &'c Connection, now: Timestamp, log: &'c EventLog, suppressions: &'c SuppressionList) -> Self {
+        Self { connection, now, events: EventSums::default(), log, suppressions, sums: Sums::default() }
     }
 
     /// Deliveries accepted, queued until they move.
@@ -81,6 +88,15 @@ impl<'c> Tx<'c> {
     pub fn count_purged(&mut self, channel: Channel, status: Status) {
         self.sums.purged += 1;
         self.sums.statuses[channel][status as usize] -= 1;
+    }
+
+    pub fn count_suppressions(&mut self, change: i64) {
+        self.sums.suppressions += change;
+    }
+
+    /// False only when no address is suppressed, what this commit has written included.
+    pub fn has_suppressions(&self) -> bool {
+        self.suppressions.rows() + self.sums.suppressions > 0
     }
 
     /// Writes the sums, in the same commit as what they count.
@@ -122,7 +138,7 @@ impl Sums {
 }
 
 impl Written {
-    pub fn publish(&self, counts: &Counts, log: &EventLog) {
+    pub fn publish(&self, counts: &Counts, log: &EventLog, suppressions: &SuppressionList) {
         let Self { sums, events } = self;
         counts.accepted.fetch_add(sums.accepted, Ordering::Relaxed);
         counts.purged.fetch_add(sums.purged, Ordering::Relaxed);
@@ -131,6 +147,7 @@ impl Written {
                 counts.statuses[channel][status as usize].fetch_add(*by, Ordering::Relaxed);
             }
         }
+        suppressions.publish(sums.suppressions);
         log.publish(*events);
     }
 }

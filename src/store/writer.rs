@@ -23,6 +23,7 @@ use super::{
     checkpoint::Checkpointer,
     error::is_own_fault,
     events::EventLog,
+    suppressions::SuppressionList,
     tx::{Counts, Tx},
 };
 use crate::model::Timestamp;
@@ -92,11 +93,18 @@ struct Shared {
     places: Arc<Semaphore>,
     /// Why the last commit failed; `None` when it did not.
     failure: watch::Sender<Option<Arc<str>>>,
-    counts: Arc<Counts>,
-    events: Arc<EventLog>,
+    memory: Memory,
     commits: AtomicI64,
     /// Cancelled when the writer's thread ends.
     ended: CancellationToken,
+}
+
+/// What is kept in memory of what the commits have written, and told by each of them.
+#[derive(Clone)]
+pub(super) struct Memory {
+    pub counts: Arc<Counts>,
+    pub events: Arc<EventLog>,
+    pub suppressions: Arc<SuppressionList>,
 }
 
 /// Where a write stands in the writer's queue.
@@ -124,8 +132,7 @@ impl Writer {
     pub fn start(
         connection: Connection,
         checkpointer: Checkpointer,
-        counts: Arc<Counts>,
-        events: Arc<EventLog>,
+        memory: Memory,
         rows_per_commit: usize,
         held: File,
     ) -> std::io::Result<(Self, std::thread::JoinHandle<()>)> {
@@ -134,8 +141,7 @@ impl Writer {
             filled: Condvar::new(),
             places: Arc::new(Semaphore::new(QUEUE_LIMIT)),
             failure: watch::Sender::new(None),
-            counts,
-            events,
+            memory,
             commits: AtomicI64::new(0),
             ended: CancellationToken::new(),
         });
@@ -290,7 +296,8 @@ impl Shared {
 
     fn try_commit(&self, connection: &mut Connection, batch: &mut [Box<dyn Write>]) -> rusqlite::Result<()> {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut tx = Tx::new(&transaction, Timestamp::now(), &self.events);
+        let Memory { counts, events, suppressions } = &self.memory;
+        let mut tx = Tx::new(&transaction, Timestamp::now(), events, suppressions);
         if batch.is_empty() {
             // A probe has to touch the disk to mean anything: SQLite leaves a page alone whose row stays the same.
             transaction.execute(
@@ -305,7 +312,7 @@ impl Shared {
         fail::fail_point!("store-before-commit");
         transaction.commit()?;
         fail::fail_point!("store-after-commit");
-        sums.publish(&self.counts, &self.events);
+        sums.publish(counts, events, suppressions);
         self.commits.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }

@@ -26,7 +26,7 @@ pub(super) fn render_content(content: &Content, target: Target, links: &Links) -
                 None => html::paragraphs(&body),
             });
             let text = with_url(&body, "\n\n", url.as_deref());
-            Body::Email(Email { to, subject: title, html: Some(html), text: Some(text) })
+            Body::Email(Email { to, subject: title, html: Some(html), text: Some(text), unsubscribe_url: None })
         }
         Target::Sms(to) => Body::Sms(Sms { to, text: output::sms("content.body", &with_url(&body, " ", url.as_deref()))? }),
         Target::Push(target) => {

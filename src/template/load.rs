@@ -9,8 +9,9 @@ use super::{
     context::RESERVED,
     engine::{Engine, LAYOUTS},
     link::Links,
-    part::{self, Part, SAMPLE},
+    part::{self, Part, SAMPLE, SETTINGS},
     scan::{self, Folder, Sources},
+    settings::Settings,
 };
 use crate::model::{
     Address, Channel, Delivery, DeliveryId, DeliveryKey, Envelope, Locale, Priority, Problem, TemplateName, TimeZone, Timestamp, UserId,
@@ -100,8 +101,17 @@ fn build(name: &TemplateName, folder: &Folder, problems: &mut Vec<Problem>) -> O
         (tag.clone(), part::resolve(name.as_str(), Some(&locale), &files))
     });
     let locales = locales.collect();
+    let settings = Settings::read(name, folder.settings.as_deref(), problems);
+    if settings.unsubscribe.is_some() && !channels.contains(Channel::Email) {
+        let file = format!("{name}/{SETTINGS}");
+        problems.push(Problem::new(
+            file,
+            "`unsubscribe` is for templates with a mail",
+            "remove it, or add email.subject.txt and email.html",
+        ));
+    }
     let sample = sample(name, folder.sample.as_deref(), problems)?;
-    Some(Template { sample, channels, parts, locales })
+    Some(Template { sample, channels, unsubscribe: settings.unsubscribe, parts, locales })
 }
 
 /// Notes the parts that have to be there for everyone, since some language or part counts on them.
@@ -202,6 +212,7 @@ fn sample_delivery(job: &Arc<Envelope>, channel: Channel, locale: Option<Locale>
         locale,
         timezone: Some("Africa/Dar_es_Salaam".parse::<TimeZone>().expect("a time zone")),
         attempts: 0,
+        pinned: None,
         due_at: Timestamp::default(),
         expires_at: Timestamp::FAR_FUTURE,
     }

@@ -4,7 +4,7 @@
 //! function of the delivery. It does not decide who gets what, and it never treats data as template source.
 //!
 //! A template is a folder with a file per part (`email.subject.txt`, `email.html`, `email.txt`, `sms.txt`, `push.json`, `live.json`),
-//! its `sample.json`, and a folder per language with parts of its own. A language without a part uses that of the next wider one
+//! its `sample.json`, if need be its `template.toml` (`unsubscribe = "messages"`: the list its mails belong to), and a folder per language with parts of its own. A language without a part uses that of the next wider one
 //! (`sw-TZ`, `sw`, then the parts for everyone). `_layouts/` holds what templates share, extended, included or imported by its name
 //! from the templates folder on; a piece in `_layouts/sw/` stands in for its namesake in parts that lie in a `sw/` folder.
 //!
@@ -22,10 +22,11 @@ mod load;
 mod output;
 mod part;
 mod scan;
+mod settings;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use minijinja::Value;
 use serde_json::Map;
@@ -39,7 +40,8 @@ use self::{
     part::{Part, Parts},
 };
 use crate::model::{
-    Address, Body, Channel, ChannelSet, Delivery, Email, EmailAddress, Locale, PhoneNumber, Problem, PushTarget, Sms, TemplateName,
+    Address, Body, Channel, ChannelSet, Delivery, Email, EmailAddress, ListName, Locale, PhoneNumber, Problem, PushTarget, Sms,
+    TemplateName,
 };
 
 /// How much one part may take.
@@ -64,6 +66,8 @@ pub struct Templates {
 pub struct TemplateInfo<'a> {
     pub name: &'a TemplateName,
     pub channels: ChannelSet,
+    /// The list its mails belong to, where people may refuse them.
+    pub unsubscribe: Option<&'a str>,
     /// The languages with a folder of their own, beside the parts for everyone.
     pub locales: Vec<&'a str>,
     /// The data it is tried with at start.
@@ -74,6 +78,7 @@ pub struct TemplateInfo<'a> {
 struct Template {
     sample: Map<String, serde_json::Value>,
     channels: ChannelSet,
+    unsubscribe: Option<ListName>,
     /// For everyone whose language has no folder.
     parts: Parts,
     locales: BTreeMap<String, Parts>,
@@ -102,6 +107,11 @@ impl Templates {
         self.by_name.get(name).map(|template| template.channels)
     }
 
+    /// The list that what `name` says belongs to; none when people cannot refuse it.
+    pub fn unsubscribe_list(&self, name: &TemplateName) -> Option<Arc<str>> {
+        Some(self.by_name.get(name)?.unsubscribe.as_ref()?.as_shared().clone())
+    }
+
     /// The template that was probably meant by `name`, for hints.
     pub fn nearest(&self, name: &TemplateName) -> Option<&str> {
         error::nearest(name.as_str(), self.by_name.keys().map(TemplateName::as_str))
@@ -112,6 +122,7 @@ impl Templates {
         self.by_name.iter().map(|(name, template)| TemplateInfo {
             name,
             channels: template.channels,
+            unsubscribe: template.unsubscribe.as_ref().map(ListName::as_str),
             locales: template.locales.keys().map(String::as_str).collect(),
             sample: &template.sample,
         })
@@ -173,7 +184,7 @@ impl Templates {
         let subject = output::subject(subject, &self.engine.render(subject, context)?)?;
         let html = body(Part::Html)?;
         let text = body(Part::Text)?.or_else(|| html.as_deref().map(html::to_text));
-        Ok(Email { to, subject, html, text })
+        Ok(Email { to, subject, html, text, unsubscribe_url: None })
     }
 }
 

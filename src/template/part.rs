@@ -6,6 +6,8 @@ use crate::model::{Channel, ChannelSet, Locale};
 
 /// The file with the data for checks and previews.
 pub(super) const SAMPLE: &str = "sample.json";
+/// The file with what is to be known of a template beside its parts.
+pub(super) const SETTINGS: &str = "template.toml";
 
 /// One file of a template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -9,7 +9,7 @@ use std::{
 use super::{
     engine::LAYOUTS,
     error::nearest_hint,
-    part::{Part, SAMPLE},
+    part::{Part, SAMPLE, SETTINGS},
 };
 use crate::model::{Locale, Problem, TemplateName};
 
@@ -33,6 +33,7 @@ pub(super) struct Sources {
 #[derive(Default)]
 pub(super) struct Folder {
     pub sample: Option<String>,
+    pub settings: Option<String>,
     pub parts: BTreeMap<Option<String>, BTreeMap<Part, String>>,
 }
 
@@ -95,14 +96,16 @@ impl Scanner<'_> {
 
     fn template(&mut self, folder: &str) -> Folder {
         let mut read = Folder::default();
-        let known: Vec<&str> = Part::ALL.into_iter().map(Part::file_name).chain([SAMPLE]).collect();
+        let known: Vec<&str> = Part::ALL.into_iter().map(Part::file_name).chain([SAMPLE, SETTINGS]).collect();
         let (folders, mut files) = self.sorted_out(folder);
         files.retain(|file| {
-            let is_sample = file.name == SAMPLE;
-            if is_sample {
-                read.sample = self.read(&file.path);
-            }
-            !is_sample
+            let place = match file.name.as_str() {
+                SAMPLE => &mut read.sample,
+                SETTINGS => &mut read.settings,
+                _ => return true,
+            };
+            *place = self.read(&file.path);
+            false
         });
         let parts = self.parts(files, &known);
         read.parts.insert(None, parts);

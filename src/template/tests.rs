@@ -33,6 +33,7 @@ fn delivery(channel: Channel, locale: Option<&str>, job: Json) -> Delivery {
         locale: locale.map(|tag| tag.parse().expect("valid")),
         timezone: Some("Africa/Dar_es_Salaam".parse().expect("valid")),
         attempts: 0,
+        pinned: None,
         due_at: Timestamp::default(),
         expires_at: Timestamp::FAR_FUTURE,
     }
@@ -358,7 +359,7 @@ fn load_tells_of_files_that_do_not_belong() {
             "stray.txt: is not a folder (hint: a template is a folder of its parts, such as new_message/email.html)",
             "t/email.htm: is no part of a template (hint: did you mean `email.html`?)",
             "t/notes.md: is no part of a template (hint: known here: email.subject.txt, email.html, email.txt, sms.txt, push.json, \
-             live.json, sample.json)",
+             live.json, sample.json, template.toml)",
             "t/SW: is not how this language is written (hint: rename it to sw)",
             "t/not a tag: is not a language (hint: a folder in here is a BCP 47 language tag, such as sw or sw-TZ)",
             "t/sw/tz: is a folder in a language's folder (hint: languages lie side by side: sw and sw-TZ)",

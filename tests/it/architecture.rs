@@ -18,7 +18,7 @@ const LAYERS: [&[&str]; 12] = [
     &["lane"],
     &["accept"],
     &["intake", "feed", "live", "chat", "webhook"],
-    &["admin"],
+    &["admin", "mock"],
     &["daemon"],
     &["cli"],
     &["main"],

@@ -115,7 +115,7 @@ async fn what_fails_is_told_too_and_dead_addresses_with_their_address() {
     assert_eq!(daemon.terminate().await.code, Some(0));
     let store = StoreFile::open(&setup.store_path());
     let count = |query: &str| usize::try_from(store.number(query)).unwrap();
-    assert_eq!(gone.len(), count("SELECT count(*) FROM attempts WHERE code = 'address_refused'"));
+    assert_eq!(gone.len(), count("SELECT count(*) FROM attempts WHERE code = 'chaos' AND outcome = 'permanent'"));
     assert!(!gone.is_empty(), "chaos hit no address in a hundred");
     assert_eq!(of("delivery.email.failed").len(), count("SELECT count(*) FROM deliveries WHERE status = 4"));
     assert_eq!(messages.len(), gone.len() + of("delivery.email.failed").len() + of("job.finished").len(), "only what was asked for");

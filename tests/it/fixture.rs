@@ -8,7 +8,7 @@ use tarishi::{
     },
     store::{
         Accepted, Audit, Begin, Conflicts, DeliveryFilter, DeliveryView, Gate, Lease, LiveItem, LiveStored, NewDeliveries, NewDelivery,
-        NewJob, Placement, Plan, Purged, Record, Recorded, Store, StoreSettings,
+        NewJob, Placement, Plan, Purged, Record, Recorded, Step, Store, StoreSettings, SuppressionExpiry,
     },
 };
 
@@ -17,6 +17,8 @@ pub const DAY: Duration = Duration::from_hours(24);
 /// Nothing here takes this long unless it hangs.
 const PATIENCE: Duration = Duration::from_mins(1);
 pub const PROVIDER: &str = "provider";
+/// A step of a large job, with nothing suppressed.
+pub const MADE: Step = Step::Made { suppressed: Vec::new() };
 
 /// A database the contract is held against.
 pub trait Backend: Send + Sync + 'static {
@@ -51,6 +53,7 @@ impl Backend for Sqlite {
             idempotency_retention: 7 * DAY,
             inbox_retention: 90 * DAY,
             events: None,
+            suppression_expiry: SuppressionExpiry { bounced: 180 * DAY, unregistered: 270 * DAY },
         }
     }
 
@@ -125,7 +128,7 @@ impl<B: Backend> TestStore<B> {
     /// Accepts a job that is new; its row.
     pub async fn take(&self, job: NewJob) -> i64 {
         match self.offer(vec![job]).await.unwrap()[..] {
-            [Accepted::New { num }] => num,
+            [Accepted::New { num, .. }] => num,
             ref other => panic!("not new: {other:?}"),
         }
     }
@@ -140,7 +143,7 @@ impl<B: Backend> TestStore<B> {
     }
 
     pub async fn open_gate(&self, key: DeliveryKey, channel: Channel, attempts: u32) -> Gate {
-        self.begin(vec![Begin { key, channel, attempts, provider: PROVIDER }], self.lease()).await.unwrap()[0]
+        self.begin(vec![Begin { key, channel, attempts, provider: PROVIDER, list: None }], self.lease()).await.unwrap()[0]
     }
 
     /// Claims what is due and opens the gate of this one for its next attempt, which must be the one after `attempts`.
@@ -161,7 +164,7 @@ impl<B: Backend> TestStore<B> {
     }
 
     pub async fn live(&self, key: DeliveryKey, user: &str, collapse_key: Option<&str>) -> Result<LiveStored, Gate> {
-        let begin = Begin { key, channel: Channel::Live, attempts: 0, provider: "sockets" };
+        let begin = Begin { key, channel: Channel::Live, attempts: 0, provider: "sockets", list: None };
         let notification = notification();
         let collapse_key = collapse_key.map(str::to_owned);
         self.send_live(LiveItem { begin, user_id: user_id(user), notification, collapse_key }, self.lease()).await.unwrap()
@@ -378,6 +381,7 @@ impl Offer {
             address: address(channel, user),
             locale: Some("sw-TZ".parse().unwrap()),
             timezone: Some("Africa/Dar_es_Salaam".parse().unwrap()),
+            list: None,
             due_at: now,
             expires_at: now.saturating_add(DAY),
             placement: Placement::Waiting,

@@ -541,6 +541,8 @@ async fn health_and_metrics_are_for_machines() {
     }
     daemon.api.post("/v1/jobs", &job("counted", &[recipient("42")], &["email", "live"])).await.expect(202);
     daemon.finished("counted").await;
+    // What is committed is told a moment later.
+    daemon.process.until("both are told", async || (daemon.events("delivery sent").len() == 2).then_some(())).await;
     let metrics = daemon.api.get("/metrics").await;
     assert!(metrics.header("content-type").starts_with("text/plain; version=0.0.4"));
     let samples = parse_metrics(&metrics.text);

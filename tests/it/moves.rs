@@ -9,7 +9,7 @@ use tarishi::{
     store::{Accepted, Attempts, DeliveryFilter, EventKind, EventSettings, Gate, PendingEvent, Placement, Record, Recorded, Step},
 };
 
-use crate::fixture::{HOUR, Offer, PROVIDER, Sqlite, TestStore, ago, job_id, next_millisecond, outcome, user_id};
+use crate::fixture::{HOUR, MADE, Offer, PROVIDER, Sqlite, TestStore, ago, job_id, next_millisecond, outcome, user_id};
 
 const USERS: [&str; 3] = ["asha", "juma", "neema"];
 const KEYS: [&str; 2] = ["flat", "house"];
@@ -59,7 +59,7 @@ const ENDS: [(&str, Status, Option<Code>); 7] = [
     ("transient", Status::Queued, Some(Code::RATE_LIMITED)),
     ("unknown", Status::Queued, Some(Code::TIMEOUT)),
     ("unknown", Status::Failed, Some(Code::UNKNOWN_OUTCOME)),
-    ("permanent", Status::Failed, Some(Code::ADDRESS_REFUSED)),
+    ("permanent", Status::Failed, Some(Code::ADDRESS_UNSUPPORTED)),
     ("transient", Status::Expired, Some(Code::EXPIRED)),
 ];
 
@@ -280,7 +280,7 @@ impl Run {
         let made = u32::try_from(rows.len()).unwrap();
         let collapse_key = expansion.envelope.collapse_key.clone();
         let step = self.test.make_deliveries(num, job.made, rows.clone(), collapse_key.clone(), self.test.lease()).await.unwrap();
-        assert_eq!(step, if job.is_cancelled { Step::MadeCancelled } else { Step::Made });
+        assert_eq!(step, if job.is_cancelled { Step::MadeCancelled } else { MADE });
         for (ordinal, row) in (job.made..).zip(rows) {
             let key = DeliveryKey { job: num, ordinal };
             let user = USERS.iter().position(|user| row.user_id == Some(user_id(user))).unwrap();
@@ -335,7 +335,7 @@ impl Run {
         let one = self.model.deliveries.get_mut(&key).unwrap();
         let number = one.attempts.saturating_sub(back).max(1);
         let (word, status, code) = ENDS[end];
-        let address_gone = code == Some(Code::ADDRESS_REFUSED);
+        let address_gone = code == Some(Code::ADDRESS_UNSUPPORTED);
         let record = Record { outcome: word, code, status_code: code, address_gone, ..outcome(key, number, status) };
         let recorded = self.test.put_outcome(record).await;
         let was_sent = number > 1 && one.outcomes.values().any(|outcome| *outcome == "sent");

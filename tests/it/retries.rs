@@ -30,7 +30,7 @@ async fn through_a_failing_provider_every_delivery_comes_to_a_true_end() {
                 assert!((1..=1 + unknown).contains(&accepted), "accepted {accepted} times: {delivery}");
             }
             "failed" => {
-                assert_eq!((outcome(last).as_str(), &delivery["code"]), ("permanent", &"address_refused".into()), "{delivery}");
+                assert_eq!((outcome(last).as_str(), &delivery["code"]), ("permanent", &"chaos".into()), "{delivery}");
                 assert!(accepted <= unknown, "accepted {accepted} times: {delivery}");
             }
             other => panic!("{other}: {delivery}"),

@@ -1,63 +1,279 @@
-//! Composing push messages in the terms of FCM HTTP v1. What carries them is a provider's business.
+//! Composing push messages in the terms of FCM HTTP v1. What carries them is [`fcm`]'s business.
+
+pub mod access_token;
+pub mod fcm;
+
+use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
 
-use crate::model::{DeliveryId, Push, PushTarget};
+use crate::model::{Message, Push, PushTarget, Timestamp};
+
+/// Bytes of a message, and of one to a topic ("About FCM messages").
+const PAYLOAD_LIMIT: usize = 4096;
+const TOPIC_PAYLOAD_LIMIT: usize = 2048;
+/// Longest time FCM keeps a message, in seconds (`AndroidConfig.ttl`).
+const TTL_LIMIT: u64 = 2_419_200;
+/// Topics one condition may have.
+const CONDITION_TOPICS_LIMIT: usize = 5;
+const TOPIC_NAME_LIMIT: usize = 900;
+/// Bytes of a collapse id that Apple takes ("Sending notification requests to APNs").
+const COLLAPSE_ID_LIMIT: usize = 64;
+/// An installation id is this long, and no registration token is.
+const INSTALLATION_ID_LENGTH: usize = 22;
 
 /// The body of `POST /v1/projects/{project}/messages:send` for one delivery.
 ///
-/// Without a collapse key of the job's own the delivery id is one, so that a repeat of the same delivery replaces itself on the device.
-pub fn compose(push: &Push, delivery: DeliveryId, collapse_key: Option<&str>) -> Value {
-    let collapse = collapse_key.map_or_else(|| delivery.to_string(), str::to_owned);
-    let mut message = Map::new();
-    let (kind, target) = match &push.target {
-        PushTarget::Token(token) => ("token", token.as_str()),
-        PushTarget::Topic(topic) => ("topic", topic.as_str()),
-        PushTarget::Condition(condition) => ("condition", condition.as_str()),
-    };
-    message.insert(kind.to_owned(), target.into());
-    message.insert("notification".to_owned(), json!({ "title": push.title, "body": push.body }));
+/// A repeat of the same delivery replaces itself on the device: by the job's collapse key, else by the delivery id, as Android's and the
+/// browsers' tag and as Apple's collapse id. Android's `collapseKey` is set for the job's own alone: a device that is off keeps messages of
+/// four different ones and loses the rest. What the template says of these things stands.
+///
+/// # Errors
+/// In words: what FCM would refuse.
+pub fn compose(message: &Message, push: &Push, now: Timestamp) -> Result<Value, String> {
+    let collapse = message.collapse_key.as_deref().map_or_else(|| message.delivery_id.to_string(), collapse_id);
+    let left = message.expires_at.since(now).as_secs().min(TTL_LIMIT);
+    let mut body = push.platform.clone();
+    let (kind, target) = target(&push.target)?;
+    body.insert(kind.to_owned(), target.into());
+    body.insert("notification".to_owned(), json!({ "title": push.title, "body": push.body }));
     if !push.data.is_empty() {
-        message.insert("data".to_owned(), json!(push.data));
+        body.insert("data".to_owned(), json!(push.data));
     }
-    for (block, value) in &push.platform {
-        message.insert(block.clone(), value.clone());
+    let android = block(&mut body, "android")?;
+    if message.collapse_key.is_some() {
+        default(android, "collapseKey", "collapse_key", collapse.clone());
     }
-    let android = message.entry("android").or_insert_with(|| json!({}));
-    if let Some(android) = android.as_object_mut() {
-        android.entry("collapseKey").or_insert_with(|| collapse.clone().into());
+    default(android, "ttl", "ttl", format!("{left}s"));
+    default(block(android, "notification")?, "tag", "tag", collapse.clone());
+    let headers = block(block(&mut body, "apns")?, "headers")?;
+    default(headers, "apns-collapse-id", "apns-collapse-id", collapse.clone());
+    let expires_at = now.saturating_add(Duration::from_secs(left)).as_millis() / 1000;
+    default(headers, "apns-expiration", "apns-expiration", expires_at.to_string());
+    let webpush = block(&mut body, "webpush")?;
+    default(block(webpush, "headers")?, "TTL", "ttl", left.to_string());
+    default(block(webpush, "notification")?, "tag", "tag", collapse);
+    check(push, &body)?;
+    Ok(json!({ "message": body }))
+}
+
+/// The member that names whom it goes to, and what it holds.
+fn target(target: &PushTarget) -> Result<(&'static str, &str), String> {
+    match target {
+        PushTarget::Token(token) if is_installation_id(token.as_str()) => Ok(("fid", token.as_str())),
+        PushTarget::Token(token) => Ok(("token", token.as_str())),
+        PushTarget::Topic(topic) if is_topic(topic) => Ok(("topic", topic)),
+        PushTarget::Topic(_) => Err("not a topic's name: letters, digits and -_.~%, without /topics/ before them".to_owned()),
+        PushTarget::Condition(condition) => check_condition(condition).map(|()| ("condition", condition.as_str())),
     }
-    let apns = message.entry("apns").or_insert_with(|| json!({}));
-    if let Some(headers) = apns.as_object_mut().and_then(|apns| apns.entry("headers").or_insert_with(|| json!({})).as_object_mut()) {
-        headers.entry("apns-collapse-id").or_insert_with(|| collapse.into());
+}
+
+/// A Firebase installation id: 22 characters of base64url, the first of four that mark its version. Registration tokens are longer and
+/// have a colon.
+fn is_installation_id(token: &str) -> bool {
+    token.len() == INSTALLATION_ID_LENGTH
+        && token.starts_with(['c', 'd', 'e', 'f'])
+        && token.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+}
+
+fn is_topic(name: &str) -> bool {
+    (1..=TOPIC_NAME_LIMIT).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.~%".contains(&byte))
+}
+
+/// Holds a condition to its grammar: `'name' in topics`, joined by `&&` and `||`, with `!` and parentheses.
+fn check_condition(condition: &str) -> Result<(), String> {
+    let mut topics = BTreeSet::new();
+    let mut rest = condition;
+    let mut between = String::new();
+    while let Some((before, after)) = rest.split_once('\'') {
+        between.push_str(before);
+        let (name, after) = after.split_once('\'').ok_or("a condition has a quote that does not end")?;
+        if !is_topic(name) {
+            return Err("a condition names what is no topic".to_owned());
+        }
+        topics.insert(name);
+        rest = after.trim_start().strip_prefix("in topics").ok_or("a condition's topics stand like 'name' in topics")?;
     }
-    json!({ "message": message })
+    between.push_str(rest);
+    if topics.is_empty() || topics.len() > CONDITION_TOPICS_LIMIT {
+        return Err(format!("a condition has 1 to {CONDITION_TOPICS_LIMIT} topics; this one has {}", topics.len()));
+    }
+    if between.contains(|c: char| !c.is_whitespace() && !"()!&|".contains(c)) {
+        return Err("a condition has nothing but topics, &&, ||, ! and parentheses".to_owned());
+    }
+    Ok(())
+}
+
+/// `key` as an id that every platform takes.
+fn collapse_id(key: &str) -> String {
+    use std::fmt::Write as _;
+    if key.len() <= COLLAPSE_ID_LIMIT {
+        return key.to_owned();
+    }
+    Sha256::digest(key)[..16].iter().fold(String::new(), |mut hex, byte| {
+        // A string takes whatever is written to it.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
+
+fn block<'a>(parent: &'a mut Map<String, Value>, name: &str) -> Result<&'a mut Map<String, Value>, String> {
+    let value = parent.entry(name).or_insert_with(|| json!({}));
+    value.as_object_mut().ok_or_else(|| format!("`{name}` is not an object"))
+}
+
+/// The service takes camelCase and `snake_case` alike: the template's own word counts in both.
+fn default(block: &mut Map<String, Value>, name: &str, other_name: &str, value: String) {
+    if !block.contains_key(other_name) {
+        block.entry(name).or_insert_with(|| value.into());
+    }
+}
+
+/// What FCM refuses, as far as it has published it.
+fn check(push: &Push, body: &Map<String, Value>) -> Result<(), String> {
+    if body.contains_key("android") && body.contains_key("androidV2") {
+        return Err("`android` and `androidV2` exclude each other".to_owned());
+    }
+    let ttl = body["android"]["ttl"].as_str().and_then(|ttl| ttl.strip_suffix('s')?.parse::<f64>().ok());
+    #[expect(clippy::cast_precision_loss, reason = "small and whole")]
+    let is_good = ttl.is_some_and(|seconds| (0.0..=TTL_LIMIT as f64).contains(&seconds));
+    if !is_good {
+        return Err(format!("`android.ttl` is not a time: write it like \"3600s\", at most \"{TTL_LIMIT}s\""));
+    }
+    let texts = [("title", &push.title), ("body", &push.body)];
+    let size: usize = texts.iter().map(|(name, text)| name.len() + text.len()).sum::<usize>()
+        + push.data.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+    let limit = if matches!(push.target, PushTarget::Token(_)) { PAYLOAD_LIMIT } else { TOPIC_PAYLOAD_LIMIT };
+    if size > limit {
+        return Err(format!("notification and data have {size} bytes; FCM takes {limit}"));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::DeliveryId;
 
-    #[test]
-    fn a_repeat_replaces_itself_and_the_template_has_the_last_word() {
-        let push = Push {
-            target: PushTarget::Token("t1".parse().unwrap()),
+    const NOW: Timestamp = Timestamp::from_millis(1_768_473_000_000);
+
+    fn push(target: PushTarget) -> Push {
+        Push {
+            target,
             title: "Habari".to_owned(),
             body: "Juma".to_owned(),
             data: [("url".to_owned(), "https://app.example.com/7".to_owned())].into(),
-            platform: json!({ "android": { "priority": "HIGH", "collapseKey": "own" } }).as_object().cloned().unwrap(),
-        };
-        let id = DeliveryId::new([7; 12], 1);
+            platform: Map::new(),
+        }
+    }
+
+    fn message(push: Push, collapse_key: Option<&str>) -> Message {
+        Message {
+            delivery_id: DeliveryId::new([7; 12], 1),
+            job_id: "job".parse().unwrap(),
+            user_id: None,
+            template: None,
+            tenant: None,
+            collapse_key: collapse_key.map(str::to_owned),
+            expires_at: NOW.saturating_add(Duration::from_mins(1)),
+            body: crate::model::Body::Push(push),
+        }
+    }
+
+    fn composed(push: &Push, collapse_key: Option<&str>) -> Result<Value, String> {
+        compose(&message(push.clone(), collapse_key), push, NOW)
+    }
+
+    fn token(text: &str) -> PushTarget {
+        PushTarget::Token(text.parse().unwrap())
+    }
+
+    #[test]
+    fn a_repeat_replaces_itself_and_the_template_has_the_last_word() {
+        let platform =
+            json!({ "android": { "priority": "HIGH", "collapseKey": "own", "ttl": "5s" }, "webpush": { "headers": { "TTL": "9" } } });
+        let push = Push { platform: platform.as_object().cloned().unwrap(), ..push(token("t1")) };
         assert_eq!(
-            compose(&push, id, Some("conversation-7")),
+            composed(&push, Some("conversation-7")).unwrap(),
             json!({ "message": {
                 "token": "t1",
                 "notification": { "title": "Habari", "body": "Juma" },
                 "data": { "url": "https://app.example.com/7" },
-                "android": { "priority": "HIGH", "collapseKey": "own" },
-                "apns": { "headers": { "apns-collapse-id": "conversation-7" } },
+                "android": { "priority": "HIGH", "collapseKey": "own", "ttl": "5s", "notification": { "tag": "conversation-7" } },
+                "apns": { "headers": { "apns-collapse-id": "conversation-7", "apns-expiration": "1768473060" } },
+                "webpush": { "headers": { "TTL": "9" }, "notification": { "tag": "conversation-7" } },
             } })
         );
-        assert_eq!(compose(&push, id, None)["message"]["apns"]["headers"]["apns-collapse-id"], id.to_string());
+    }
+
+    #[test]
+    fn without_a_collapse_key_the_delivery_is_one_but_not_to_androids_store() {
+        let made = composed(&push(token("t1")), None).unwrap();
+        let id = DeliveryId::new([7; 12], 1).to_string();
+        assert_eq!(made["message"]["apns"]["headers"]["apns-collapse-id"], id);
+        assert_eq!(made["message"]["android"], json!({ "ttl": "60s", "notification": { "tag": id } }));
+        let long = composed(&push(token("t1")), Some(&"k".repeat(65))).unwrap();
+        assert_eq!(long["message"]["android"]["collapseKey"].as_str().unwrap().len(), 32);
+    }
+
+    #[test]
+    fn an_installation_is_told_from_a_registration() {
+        let kind = |text: &str| target(&token(text)).unwrap().0;
+        assert_eq!(kind("cAbCdEfGhIjKlMnOpQrStU"), "fid");
+        assert_eq!(kind("cAbCdEfGhIjKlMnOpQrStU:APA91bH"), "token");
+        assert_eq!(kind("aAbCdEfGhIjKlMnOpQrStU"), "token");
+    }
+
+    #[track_caller]
+    fn refused(push: &Push, expected: &str) {
+        let told = composed(push, None).unwrap_err();
+        assert!(told.contains(expected), "{told}");
+    }
+
+    #[test]
+    fn what_fcm_refuses_is_not_sent() {
+        for ttl in [json!("60"), json!("-1s"), json!("2419201s"), json!(60), json!("NaNs"), json!("")] {
+            let platform = json!({ "android": { "ttl": ttl } }).as_object().cloned().unwrap();
+            refused(&Push { platform, ..push(token("t")) }, "`android.ttl` is not a time");
+        }
+        let platform = json!({ "apns": { "headers": [] } }).as_object().cloned().unwrap();
+        refused(&Push { platform, ..push(token("t")) }, "`headers` is not an object");
+        for topic in ["/topics/x", "", "a b", "café"] {
+            refused(&push(PushTarget::Topic(topic.to_owned())), "not a topic's name");
+        }
+    }
+
+    #[test]
+    fn bytes_are_counted_and_not_characters() {
+        // Two names and two texts beside it.
+        let rest = "title".len() + "Habari".len() + "body".len() + "Juma".len() + "key".len();
+        let sized = |target: PushTarget, bytes: usize| {
+            let value = format!("{}{}", "é".repeat(8), "a".repeat(bytes - rest - 16));
+            composed(&Push { data: [("key".to_owned(), value)].into(), ..push(target) }, None)
+        };
+        assert!(sized(token("t"), 4096).is_ok());
+        assert!(sized(token("t"), 4097).unwrap_err().contains("4097 bytes; FCM takes 4096"));
+        assert!(sized(PushTarget::Topic("t".to_owned()), 2048).is_ok());
+        assert!(sized(PushTarget::Topic("t".to_owned()), 2049).is_err());
+    }
+
+    #[test]
+    fn a_condition_holds_to_its_grammar() {
+        let check = |condition: &str| check_condition(condition);
+        assert_eq!(check("'news' in topics && ('a' in topics || !('b' in topics))"), Ok(()));
+        for bad in [
+            "",
+            "all",
+            "'news'",
+            "'news' in topics || user",
+            "'' || 'all' in topics",
+            "'a b' in topics",
+            "'a in topics",
+            "'a' in topics; DROP",
+            "'1' in topics && '2' in topics && '3' in topics && '4' in topics && '5' in topics && '6' in topics",
+        ] {
+            assert!(check(bad).is_err(), "{bad}");
+        }
     }
 }

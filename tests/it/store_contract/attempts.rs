@@ -28,7 +28,7 @@ fn said(number: u32, outcome: &str) -> (u32, Option<String>) {
 pub async fn a_gate_opens_once<B: Backend>(test: TestStore<B>) {
     let key = first(test.take(Offer::new("job").to(Channel::Email, "asha").build()).await);
     test.claim_due(Channel::Email).await;
-    let begin = Begin { key, channel: Channel::Email, attempts: 0, provider: PROVIDER };
+    let begin = Begin { key, channel: Channel::Email, attempts: 0, provider: PROVIDER, list: None };
     let gates = test.begin(vec![begin.clone(), begin], test.lease()).await.unwrap();
     assert!(matches!(gates[..], [Gate::Open { .. }, Gate::Lost]));
     assert_eq!(test.open_gate(key, Channel::Email, 0).await, Gate::Lost);
@@ -43,7 +43,7 @@ pub async fn a_gate_refuses_another_number_and_another_owner<B: Backend>(test: T
     test.claim_due(Channel::Email).await;
     assert_eq!(test.open_gate(key, Channel::Email, 1).await, Gate::Lost);
     let foreign = tarishi::store::Lease { owner: test.owner() + 1, ..test.lease() };
-    let begin = Begin { key, channel: Channel::Email, attempts: 0, provider: PROVIDER };
+    let begin = Begin { key, channel: Channel::Email, attempts: 0, provider: PROVIDER, list: None };
     assert_eq!(test.begin(vec![begin], foreign).await.unwrap(), [Gate::Lost]);
     assert_eq!(test.open_gate(DeliveryKey { job: key.job, ordinal: 9 }, Channel::Email, 0).await, Gate::Lost);
     test.start(key, Channel::Email, 0).await;

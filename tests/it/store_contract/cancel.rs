@@ -5,7 +5,7 @@ use tarishi::{
     store::{Cancelled, JobStatus, Placement, Recorded, Step},
 };
 
-use crate::fixture::{Backend, Offer, PROVIDER, TestStore, job_id, outcome};
+use crate::fixture::{Backend, MADE, Offer, PROVIDER, TestStore, job_id, outcome};
 
 async fn cancel<B: Backend>(test: &TestStore<B>, id: &str) -> Cancelled {
     test.cancel(&job_id(id)).await.unwrap().unwrap()
@@ -65,7 +65,7 @@ pub async fn a_large_job_is_cancelled_unmade_ones_included<B: Backend>(test: Tes
     let offer = Offer::new("large").many(5);
     let job = test.take(offer.large()).await;
     let rows = offer.rows();
-    assert_eq!(test.make_deliveries(job, 0, rows[..2].to_vec(), None, test.lease()).await.unwrap(), Step::Made);
+    assert_eq!(test.make_deliveries(job, 0, rows[..2].to_vec(), None, test.lease()).await.unwrap(), MADE);
     assert_eq!(cancel(&test, "large").await, Cancelled { cancelled: 5, too_late: 0 });
     test.balanced().await;
     // The rest is made all the same, so that each can be asked after.

@@ -77,7 +77,7 @@ pub async fn leases_are_void_after_a_restart<B: Backend>(mut test: TestStore<B>)
     test.reopen().await;
     assert_eq!(test.claimed_keys(Channel::Email).await, [leased, claimed]);
     // Whoever held it before is somebody else now.
-    let begin = tarishi::store::Begin { key: claimed, channel: Channel::Email, attempts: 0, provider: "ghost" };
+    let begin = tarishi::store::Begin { key: claimed, channel: Channel::Email, attempts: 0, provider: "ghost", list: None };
     assert_eq!(test.begin(vec![begin], earlier).await.unwrap(), [Gate::Lost]);
     test.balanced().await;
 }

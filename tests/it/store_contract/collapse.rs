@@ -5,7 +5,7 @@ use tarishi::{
     store::{Placement, Recorded, Step},
 };
 
-use crate::fixture::{Backend, HOUR, Offer, PROVIDER, TestStore, ahead, first, job_id, outcome};
+use crate::fixture::{Backend, HOUR, MADE, Offer, PROVIDER, TestStore, ahead, first, job_id, outcome};
 
 fn about_flat(id: &str) -> Offer {
     Offer::new(id).collapse("flat").to(Channel::Email, "asha")
@@ -20,7 +20,7 @@ pub async fn a_newer_delivery_takes_the_place_of_an_older_one<B: Backend>(test: 
     // One array is in order too.
     let both = test.offer(vec![about_flat("first").build(), about_flat("second").build()]).await.unwrap();
     test.expect_status(newer, Status::Cancelled).await;
-    let [tarishi::store::Accepted::New { num: older }, tarishi::store::Accepted::New { num: newest }] = both[..] else {
+    let [tarishi::store::Accepted::New { num: older, .. }, tarishi::store::Accepted::New { num: newest, .. }] = both[..] else {
         panic!("{both:?}")
     };
     test.expect_status(first(older), Status::Cancelled).await;
@@ -65,7 +65,7 @@ pub async fn a_large_job_overtaken_by_a_newer_one_is_collapsed<B: Backend>(test:
     let job = test.take(large.large()).await;
     let newer = first(test.take(about_flat("newer").build()).await);
     let key = Some("flat".to_owned());
-    assert_eq!(test.make_deliveries(job, 0, large.rows(), key, test.lease()).await.unwrap(), Step::Made);
+    assert_eq!(test.make_deliveries(job, 0, large.rows(), key, test.lease()).await.unwrap(), MADE);
     let view = test.view(first(job)).await;
     assert_eq!((view.status, view.code.as_deref()), (Status::Cancelled, Some("collapsed")), "the older would be sent after the newer");
     test.expect_status(DeliveryKey { job, ordinal: 1 }, Status::Queued).await;

@@ -8,7 +8,7 @@ use tarishi::{
     store::{EventKind, EventPage, EventSettings, PendingEvent, Placement, Purged, Record, Recorded, Step},
 };
 
-use crate::fixture::{Backend, HOUR, Offer, PROVIDER, TestStore, ago, ahead, first, job_id, outcome, user_id};
+use crate::fixture::{Backend, HOUR, MADE, Offer, PROVIDER, TestStore, ago, ahead, first, job_id, outcome, user_id};
 
 pub fn all_statuses() -> StatusSet {
     Status::ALL.into_iter().collect()
@@ -246,7 +246,7 @@ pub async fn large_jobs_are_told_as_they_are_made<B: Backend>(mut test: TestStor
     let job = test.take(offer.large()).await;
     assert!(told(&test).await.is_empty());
     let rows = offer.rows();
-    assert_eq!(test.make_deliveries(job, 0, rows[..2].to_vec(), None, test.lease()).await.unwrap(), Step::Made);
+    assert_eq!(test.make_deliveries(job, 0, rows[..2].to_vec(), None, test.lease()).await.unwrap(), MADE);
     assert_eq!(told(&test).await, ["large.0 queued", "large.1 queued"]);
     test.cancel(&job_id("large")).await.unwrap();
     assert_eq!(told(&test).await, ["large.0 cancelled (cancelled_by_request)", "large.1 cancelled (cancelled_by_request)"]);

@@ -46,7 +46,7 @@ pub async fn sequences_have_no_gaps_under_concurrency<B: Backend>(test: TestStor
     for number in 0..EACH {
         for user in ["asha", "juma", "neema"] {
             let key = leased(&test, &format!("{user}{number}"), user).await;
-            let begin = Begin { key, channel: Channel::Live, attempts: 0, provider: "sockets" };
+            let begin = Begin { key, channel: Channel::Live, attempts: 0, provider: "sockets", list: None };
             let item = LiveItem { begin, user_id: user_id(user), notification: notification(), collapse_key: None };
             let (store, lease) = ((*test).clone(), test.lease());
             tasks.spawn(async move { (user, store.send_live(item, lease).await.unwrap().unwrap()) });

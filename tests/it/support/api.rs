@@ -1,7 +1,5 @@
 //! Requests to a listener, and answers easy to look at.
 
-use std::sync::Once;
-
 use reqwest::{Method, RequestBuilder, header::HeaderMap};
 use serde_json::Value;
 
@@ -25,8 +23,7 @@ pub struct Answer {
 
 impl Api {
     pub fn new(base: impl Into<String>) -> Self {
-        static PROVIDER: Once = Once::new();
-        PROVIDER.call_once(|| rustls::crypto::aws_lc_rs::default_provider().install_default().unwrap());
+        super::install_cryptography();
         Self { client: reqwest::Client::builder().no_proxy().build().unwrap(), base: base.into(), headers: HeaderMap::new() }
     }
 

@@ -57,6 +57,11 @@ impl Setup {
         self.env.insert(format!("TARISHI__{}", key.replace('.', "__").to_uppercase()), value.to_string());
     }
 
+    /// Where the daemon's public listener will be.
+    pub fn public_url(&self) -> String {
+        format!("http://{}", self.env["TARISHI__PUBLIC__LISTEN"])
+    }
+
     /// So many messages from the broker at once.
     pub fn with_prefetch(&mut self, messages: u16) -> &mut Self {
         self.set("amqp.prefetch", &messages);

@@ -4,14 +4,17 @@
 
 mod api;
 mod broker;
+mod clouds;
 mod command;
 mod contract;
 mod daemon;
 mod load;
+mod mail_server;
 mod process;
 mod proxy;
 mod rabbit;
 mod store_file;
+mod stranger;
 mod tools;
 
 use std::path::PathBuf;
@@ -21,19 +24,28 @@ use serde_json::{Value, json};
 pub use self::{
     api::{Answer, Api, problems},
     broker::{Broker, Certificates, Vhost},
+    clouds::{CARRIERS, Clouds},
     command::Commands,
     contract::{Contract, docs},
     daemon::{Daemon, Setup},
     load::{Figures, Producers},
+    mail_server::MailServer,
     process::{PATIENCE, Process, until},
     proxy::Proxy,
     rabbit::{Fate, Message, Rabbit, persistent, text},
     store_file::StoreFile,
+    stranger::Stranger,
     tools::{node, python},
 };
 
 /// Signs the tokens of the tests' users.
 pub const SECRET: &str = "a secret that only these tests know, long enough";
+
+/// HTTP clients want to know how TLS is done, even where they use none. Once for the process.
+pub fn install_cryptography() {
+    static PROVIDER: std::sync::Once = std::sync::Once::new();
+    PROVIDER.call_once(|| rustls::crypto::aws_lc_rs::default_provider().install_default().unwrap());
+}
 
 /// Whether the long forms were asked for: `tests/run --long`.
 pub fn is_long() -> bool {

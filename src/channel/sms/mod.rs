@@ -1,0 +1,4 @@
+//! SMS: how long a text is on the air, and who carries it.
+
+pub mod segments;
+pub mod twilio;

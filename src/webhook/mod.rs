@@ -1,0 +1,181 @@
+//! What comes back from outside: providers' callbacks and clicks on unsubscribe links.
+//!
+//! Nothing is believed without a signature over the bytes as they came. What a callback says is turned into [`Callback`]s here and
+//! applied by the store in one commit; only then is it answered, so that what is not written is told again.
+
+mod body;
+mod page;
+mod sendgrid;
+mod twilio;
+mod unsubscribe;
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    http::{HeaderMap, HeaderName, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use secrecy::SecretString;
+use tokio::sync::Semaphore;
+
+use crate::{
+    channel::email::unsubscribe::UnsubscribeLinks,
+    event::{Event, emit},
+    model::mask,
+    store::{Applied, Callback, Store, SuppressedAddress},
+    template::Templates,
+};
+
+/// Bytes of all bodies that are being read at once. Anybody may send some, and what they are worth shows at their end.
+const IN_FLIGHT_LIMIT: usize = 64 << 20;
+
+/// What the webhooks work with.
+pub struct WebhookState {
+    store: Store,
+    templates: Arc<Templates>,
+    links: Arc<UnsubscribeLinks>,
+    /// Absent: their callbacks are refused.
+    sendgrid: Option<sendgrid::Verifier>,
+    twilio: Option<twilio::Verifier>,
+    in_flight: Semaphore,
+}
+
+/// What providers sign with, and where they call.
+#[derive(Clone, Debug, Default)]
+pub struct WebhookSettings {
+    /// `public.base_url`: signatures are over the URL as the provider sees it, never as a `Host` header has it.
+    pub base_url: String,
+    /// Base64 of a DER `SubjectPublicKeyInfo`.
+    pub sendgrid_public_key: Option<String>,
+    pub twilio_auth_token: Option<SecretString>,
+}
+
+impl WebhookState {
+    pub fn new(store: Store, templates: Arc<Templates>, links: Arc<UnsubscribeLinks>, settings: WebhookSettings) -> Self {
+        let sendgrid = settings.sendgrid_public_key.and_then(|key| {
+            let verifier = sendgrid::Verifier::new(&key);
+            if verifier.is_none() {
+                emit(&Event::CallbackRefused { provider: sendgrid::NAME, reason: "provider.sendgrid.webhook_public_key is no P-256 key" });
+            }
+            verifier
+        });
+        let twilio = settings.twilio_auth_token.map(|token| twilio::Verifier::new(&settings.base_url, &token));
+        Self { store, templates, links, sendgrid, twilio, in_flight: Semaphore::new(IN_FLIGHT_LIMIT) }
+    }
+}
+
+/// The routes of the public listener.
+pub fn router(state: WebhookState) -> Router {
+    Router::new()
+        .route("/unsubscribe/{token}", get(unsubscribe::ask).post(unsubscribe::unsubscribe))
+        .route(sendgrid::PATH, post(sendgrid::receive))
+        .route(twilio::PATH, post(twilio::receive))
+        .with_state(Arc::new(state))
+}
+
+/// Why a callback is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refused {
+    NoKey,
+    Signature(&'static str),
+    ContentType,
+    TooLarge,
+    TooSlow,
+    Malformed(&'static str),
+    /// Come again, both of them.
+    Busy,
+    Store,
+}
+
+impl Refused {
+    const fn status(self) -> StatusCode {
+        match self {
+            Self::NoKey | Self::Signature(_) => StatusCode::FORBIDDEN,
+            Self::ContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::Malformed(_) => StatusCode::BAD_REQUEST,
+            Self::Busy | Self::Store => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    const fn reason(self) -> &'static str {
+        match self {
+            Self::NoKey => "nothing is configured to check its signature with",
+            Self::Signature(reason) | Self::Malformed(reason) => reason,
+            Self::ContentType => "not the content type the provider sends",
+            Self::TooLarge => "longer than the provider sends",
+            Self::TooSlow => "not complete in time",
+            Self::Busy => "too many are being read at once",
+            Self::Store => "the store cannot be written at the moment",
+        }
+    }
+
+    /// The answer, and the word of it in our log. Who is refused learns no more than the status says.
+    fn told(self, provider: &'static str) -> Response {
+        emit(&Event::CallbackRefused { provider, reason: self.reason() });
+        let status = self.status();
+        let mut response = (status, format!("{}\n", status.canonical_reason().unwrap_or("refused"))).into_response();
+        if matches!(self, Self::Busy | Self::Store) {
+            response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("5"));
+        }
+        response
+    }
+}
+
+/// The one value of a header that has to be there once.
+fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<&'h str, Refused> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) if !value.is_empty() => value.to_str().map_err(|_| Refused::Signature("a signature header is no text")),
+        (Some(_), None) => Err(Refused::Signature("a signature header is empty")),
+        (Some(_), Some(_)) => Err(Refused::Signature("a signature header is there twice")),
+        (None, _) => Err(Refused::Signature("a signature header is missing")),
+    }
+}
+
+/// The media type, without parameters and in lower case.
+fn media_type(headers: &HeaderMap) -> String {
+    let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+impl WebhookState {
+    /// Applies callbacks, and tells of what they did.
+    async fn apply(&self, provider: &'static str, callbacks: Vec<Callback>) -> Result<(), Refused> {
+        if callbacks.is_empty() {
+            return Ok(());
+        }
+        match self.store.apply_callbacks(callbacks).await {
+            Ok(applied) => {
+                tell(provider, &applied);
+                Ok(())
+            }
+            Err(error) => {
+                emit(&Event::StoreFailed { doing: "applying callbacks; the provider will call again", error: &error.to_string() });
+                Err(Refused::Store)
+            }
+        }
+    }
+}
+
+fn tell(provider: &'static str, applied: &Applied) {
+    for moved in &applied.moves {
+        emit(&Event::DeliveryConfirmed { delivery: moved.id, channel: moved.channel, status: moved.to, code: moved.code });
+    }
+    if applied.repeated + applied.unknown > 0 {
+        emit(&Event::CallbacksPassedOver { provider, repeated: applied.repeated, unknown: applied.unknown });
+    }
+    applied.suppressed.iter().for_each(|suppressed| tell_suppressed(provider, suppressed));
+    if applied.released > 0 {
+        emit(&Event::SuppressionChanged { by: provider, what: "taken off", entries: applied.released });
+    }
+}
+
+fn tell_suppressed(source: &str, suppressed: &SuppressedAddress) {
+    let SuppressedAddress { channel, address, list, reason } = suppressed;
+    let list = list.as_ref().map(crate::model::ListName::as_str);
+    emit(&Event::AddressSuppressed { channel: *channel, address: &mask(address), list, reason: *reason, source });
+}

@@ -1,0 +1,7 @@
+//! The providers in the clouds: each held to one script, their requests to what is published, and what happens when one does not work.
+
+mod callbacks;
+mod contract;
+mod failover;
+mod requests;
+mod smtp;

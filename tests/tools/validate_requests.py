@@ -1,0 +1,60 @@
+"""Holds requests against the providers' published specifications, with a published validator: validate_requests.py SPECS RECORDED
+
+SPECS is the folder of the documents; a line of RECORDED is a request as JSON: provider, method, path, headers, body (as it was sent).
+Prints what is wrong with each, then counts, and ends with 1 when anything is.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from openapi_core import OpenAPI
+from openapi_core.datatypes import RequestParameters
+from werkzeug.datastructures import Headers, ImmutableMultiDict
+
+SPECS = {
+    "sendgrid": "sendgrid-mail-send.patched.json",
+    "twilio": "twilio-messages.patched.json",
+    "fcm": "fcm-v1.openapi.json",
+}
+
+
+class Recorded:
+    """A request as openapi-core wants to see it."""
+
+    def __init__(self, server, line):
+        self.host_url = server
+        self.path = line["path"]
+        self.method = line["method"].lower()
+        self.content_type = line["headers"]["content-type"].split(";")[0]
+        self.body = line["body"].encode()
+        self.parameters = RequestParameters(query=ImmutableMultiDict(), header=Headers(line["headers"]), cookie=ImmutableMultiDict())
+
+
+def load(path):
+    document = json.loads(path.read_text())
+    # Whether a request was signed right is for whoever knows the credentials: the recording has none.
+    for holder in [document, *(operation for path in document["paths"].values() for operation in path.values())]:
+        if isinstance(holder, dict):
+            holder.pop("security", None)
+    return OpenAPI.from_dict(document), document["servers"][0]["url"]
+
+
+def main():
+    folder, recorded = map(Path, sys.argv[1:3])
+    specs = {provider: load(folder / name) for provider, name in SPECS.items()}
+    counts = dict.fromkeys(SPECS, 0)
+    failures = 0
+    for number, text in enumerate(recorded.read_text().splitlines(), 1):
+        line = json.loads(text)
+        openapi, server = specs[line["provider"]]
+        counts[line["provider"]] += 1
+        for error in openapi.iter_request_errors(Recorded(server, line)):
+            failures += 1
+            print(f"line {number}: {line['provider']}: {error}: {error.__cause__}")
+    print(json.dumps({"validated": counts, "failures": failures}))
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
