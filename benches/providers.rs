@@ -1,19 +1,22 @@
 //! How fast each provider sends, beside the bare client posting the same bytes; and what one provider that hangs does to the others.
 //!
 //! The peer is the clouds as `tarishi mock` plays them, in a process of its own on the same machine: it keeps nothing and answers at once.
-//! For SMTP it is a sink that takes every mail, and the bare client is lettre's own pooled transport. Rounds alternate; medians are shown.
+//! For SMTP it is a sink that takes every mail, and the bare client lettre's own connections. Rounds alternate; medians are shown.
 //!
 //! `cargo bench --bench providers -- [--sends 5000] [--rounds 5] [--only sendgrid|twilio|fcm|smtp|hung]`
 
 use std::{
     io::{BufRead as _, BufReader, Lines, Write as _},
     process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use futures_util::{StreamExt as _, stream};
-use lettre::{AsyncSmtpTransport, AsyncTransport as _, Tokio1Executor, address::Envelope, transport::smtp::PoolConfig};
+use lettre::{
+    address::Envelope,
+    transport::smtp::{client::AsyncSmtpConnection, extension::ClientId},
+};
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use serde_json::{Value, json};
 use tarishi::{
@@ -187,9 +190,10 @@ enum Bare {
         url: String,
         body: bytes::Bytes,
     },
-    /// lettre's own transport, with its own pool.
+    /// lettre's own connections, each used by one send at a time.
     Smtp {
-        transport: AsyncSmtpTransport<Tokio1Executor>,
+        address: (&'static str, u16),
+        idle: Mutex<Vec<AsyncSmtpConnection>>,
         envelope: Envelope,
         mail: Vec<u8>,
     },
@@ -202,9 +206,8 @@ impl Bare {
         let from = config.provider.smtp.from.as_deref().unwrap_or_default();
         let senders = email::sender::Senders::new(from, &config.provider.smtp.from_by_tenant, None)?;
         let composed = email::compose(&message, mail, &senders)?;
-        let pool = PoolConfig::new().max_size(u32::try_from(CONCURRENCY)?);
-        let transport = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous("127.0.0.1").port(peer.smtp_port).pool_config(pool).build();
-        Ok(Self::Smtp { transport, envelope: composed.envelope().clone(), mail: composed.formatted() })
+        let (address, envelope) = (("127.0.0.1", peer.smtp_port), composed.envelope().clone());
+        Ok(Self::Smtp { address, idle: Mutex::default(), envelope, mail: composed.formatted() })
     }
 
     async fn new(name: &str, peer: &Peer, config: &Config) -> Fallible<Self> {
@@ -249,8 +252,14 @@ impl Bare {
                 let response = client.post(url).body(body.clone()).send().await?.error_for_status()?;
                 response.bytes().await?;
             }
-            Self::Smtp { transport, envelope, mail } => {
-                transport.send_raw(envelope, mail).await?;
+            Self::Smtp { address, idle, envelope, mail } => {
+                let kept = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+                let mut connection = match kept {
+                    Some(connection) => connection,
+                    None => AsyncSmtpConnection::connect_tokio1(*address, None, &ClientId::default(), None, None).await?,
+                };
+                connection.send(envelope, mail).await?;
+                idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
             }
         }
         Ok(())
