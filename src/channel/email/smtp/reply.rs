@@ -12,10 +12,38 @@ const AROUND_ADDRESSES: &[char] = &['<', '>', '(', ')', '[', ']', '"', '\'', ','
 /// Words for: it does not pass mails on for the likes of us.
 const RELAY_WORDS: &[&str] = &["relay", "relaying", "relayed", "rcpthosts"];
 /// Words for: it does not like who sends, as a sender.
-const SENDER_WORDS: &[&str] = &["sender address", "sender rejected", "sender denied", "not owned by"];
+const SENDER_WORDS: &[&str] = &[
+    "not owned by",
+    "send as this sender",
+    "sender address",
+    "sender denied",
+    "sender rejected",
+    "sender verification",
+    "sender verify",
+    // Exim, of what MAIL said.
+    "verification failed for",
+];
+/// Words for: it does not like the machine that speaks to it, or how that calls itself.
+const MACHINE_WORDS: &[&str] = &[
+    "black list",
+    "blacklist",
+    "blacklisted",
+    "block list",
+    "blocklist",
+    "blocklisted",
+    "client host",
+    "denylist",
+    "dnsbl",
+    "ehlo",
+    "helo",
+    "ip address",
+    "rbl",
+    "spamhaus",
+];
 /// Words for: it does not like what it says or where it comes from.
 const POLICY_WORDS: &[&str] = &[
     "access denied",
+    "administratively",
     "banned",
     "black list",
     "blacklist",
@@ -34,6 +62,7 @@ const POLICY_WORDS: &[&str] = &[
     "not permitted",
     "policy",
     "prohibited",
+    "prohibition",
     "rbl",
     "reputation",
     "spam",
@@ -42,7 +71,22 @@ const POLICY_WORDS: &[&str] = &[
     "virus",
 ];
 /// Words for: not so fast.
-const RATE_WORDS: &[&str] = &["rate", "throttled", "throttling", "too fast", "too many", "too much", "limit exceeded"];
+const RATE_WORDS: &[&str] = &[
+    "limit exceeded",
+    "rate",
+    "sending limit",
+    "sending limits",
+    "sending quota",
+    "throttled",
+    "throttling",
+    "too fast",
+    "too many",
+    "too much",
+];
+/// Words that hold some of [`RATE_WORDS`] and mean a loop, which no waiting ends.
+const LOOP_WORDS: &[&str] = &["hops", "mail loop"];
+/// Words for: this recipient is none, where the enhanced code alone could mean a route.
+const RECIPIENT_WORDS: &[&str] = &["recipient address rejected", "recipient rejected"];
 const GREYLIST_WORDS: &[&str] = &["greylist", "greylisted", "greylisting", "graylist", "graylisted", "graylisting"];
 
 /// What we had said when the answer came.
@@ -140,28 +184,35 @@ fn refuses(stage: Stage, reply: &Reply) -> Refusal {
     use Refusal::{Permanent, Transient};
     let enhanced = reply.enhanced();
     let of_mail = matches!(stage, Stage::Recipient | Stage::Data | Stage::Content);
+    let before_content = matches!(stage, Stage::Sender | Stage::Recipient | Stage::Data);
     match (reply.code, enhanced) {
         (530 | 534 | 535 | 538, _) | (_, Some((7, 8))) => Permanent(Config, Code::AUTHENTICATION_FAILED),
         _ if stage == Stage::Authentication => Permanent(Config, Code::AUTHENTICATION_FAILED),
         _ if matches!(stage, Stage::Hello | Stage::StartTls | Stage::Reset) => Permanent(Config, Code::CONFIG_REFUSED),
         (_, Some((2, 2))) if of_mail => Transient(Code::MAILBOX_FULL),
         (_, Some((3, 4) | (2, 3))) => Permanent(Payload, Code::TOO_LARGE),
-        _ if stage == Stage::Sender => Permanent(Config, Code::SENDER_REFUSED),
         // Too many recipients (RFC 5321, section 4.5.3.1.10).
         (552, _) if stage == Stage::Recipient => Transient(Code::PROVIDER_UNAVAILABLE),
-        (552, _) => Permanent(Payload, Code::TOO_LARGE),
-        (_, Some((1, 7 | 8))) => Permanent(Config, Code::SENDER_REFUSED),
-        (_, Some((1, 1..=6 | 10))) => Permanent(Address, Code::ADDRESS_UNKNOWN),
-        _ if stage == Stage::Recipient && reply.says(SENDER_WORDS) => Permanent(Config, Code::SENDER_REFUSED),
-        _ if stage == Stage::Recipient && reply.says(RELAY_WORDS) => Permanent(Config, Code::CONFIG_REFUSED),
+        (552, _) if of_mail => Permanent(Payload, Code::TOO_LARGE),
         // "is receiving mail at a rate that prevents additional messages from being delivered"
-        (_, Some((2, _))) if reply.says(RATE_WORDS) => Transient(Code::GREYLISTED),
+        (_, Some((2, _))) if of_mail && reply.says(RATE_WORDS) => Transient(Code::GREYLISTED),
+        // "Daily user sending limit exceeded": our account's, and it passes. 5.4.5 is congestion (RFC 3463, section 3.5).
+        (_, Some((4, 5))) => Transient(Code::RATE_LIMITED),
+        _ if reply.says(RATE_WORDS) && !reply.says(LOOP_WORDS) => Transient(Code::RATE_LIMITED),
+        (_, Some((1, 7 | 8))) => Permanent(Config, Code::SENDER_REFUSED),
+        (_, Some((1, 1..=6 | 10))) if of_mail => Permanent(Address, Code::ADDRESS_UNKNOWN),
+        // Many servers keep what they think of us until somebody is named.
+        _ if before_content && reply.says(MACHINE_WORDS) => Permanent(Config, Code::CONFIG_REFUSED),
+        _ if stage == Stage::Sender => Permanent(Config, Code::SENDER_REFUSED),
+        _ if before_content && reply.says(SENDER_WORDS) => Permanent(Config, Code::SENDER_REFUSED),
+        _ if stage == Stage::Recipient && reply.says(RELAY_WORDS) => Permanent(Config, Code::CONFIG_REFUSED),
         (_, Some((5 | 6, _))) | (500..=504, None) => Permanent(Payload, Code::PAYLOAD_REFUSED),
         (_, Some((7, _))) => Permanent(Payload, Code::CONTENT_REFUSED),
         _ if reply.says(POLICY_WORDS) => Permanent(Payload, Code::CONTENT_REFUSED),
         _ if stage != Stage::Recipient => Permanent(Payload, Code::CONTENT_REFUSED),
+        (550, Some((4, 1))) if reply.says(RECIPIENT_WORDS) => Permanent(Address, Code::ADDRESS_UNKNOWN),
         // 556: the domain takes no mail (RFC 7504).
-        (550, None | Some((0 | 1 | 2 | 4, _))) | (556, _) | (_, Some((2, 1))) => Permanent(Address, Code::ADDRESS_UNKNOWN),
+        (550, None | Some((0..=2, _))) | (556, _) | (_, Some((2, 1))) => Permanent(Address, Code::ADDRESS_UNKNOWN),
         (554, None) => Permanent(Payload, Code::CONTENT_REFUSED),
         // Said of this recipient, and perhaps not of the address: over, and the address stays.
         _ => Permanent(Payload, Code::ADDRESS_REFUSED),
@@ -281,6 +332,17 @@ mod tests {
         waits(Recipient, "552 Too many recipients", Code::PROVIDER_UNAVAILABLE);
         waits(Recipient, "452 4.5.3 Too many recipients", Code::RATE_LIMITED);
         waits(Recipient, "550 5.2.1 The user is receiving mail at a rate that prevents additional messages", Code::GREYLISTED);
+        for stage in [Sender, Recipient, Data, Content] {
+            for text in [
+                "550 5.4.5 Daily user sending limit exceeded",
+                "550 5.4.5 Daily SMTP relay limit exceeded for customer",
+                "554 5.7.1 Daily sending quota reached",
+                "550 Too many messages from you, slow down",
+                "550 5.7.1 Message rate exceeded, throttled",
+            ] {
+                waits(stage, text, Code::RATE_LIMITED);
+            }
+        }
         waits(Sender, "450 4.7.1 Later", Code::PROVIDER_UNAVAILABLE);
         waits(Content, "451 4.3.2 Later", Code::PROVIDER_UNAVAILABLE);
         waits(Content, "421 4.7.28 Our system has detected an unusual rate of mail", Code::RATE_LIMITED);
@@ -309,6 +371,27 @@ mod tests {
         }
         dies(Recipient, "550 5.1.8 <hello@tarishi.example>: Sender address rejected: Domain not found", (Config, Code::SENDER_REFUSED));
         dies(Recipient, "553 5.7.1 <a@b.example>: Sender address rejected: not owned by user tarishi", (Config, Code::SENDER_REFUSED));
+        for text in [
+            "550 Sender verify failed",
+            "550 Verification failed for <hello@tarishi.example> The mail server could not deliver mail to it. Sender verify failed",
+            "550 Verification failed for <hello@tarishi.example>",
+        ] {
+            for stage in [Sender, Recipient, Data] {
+                dies(stage, text, (Config, Code::SENDER_REFUSED));
+            }
+        }
+        for text in [
+            "504 5.5.2 <localhost>: Helo command rejected: need fully-qualified hostname",
+            "554 5.7.1 Service unavailable; Client host [192.0.2.1] blocked using zen.spamhaus.org",
+            "550 5.7.1 Your IP address is on a blocklist",
+            "550 192.0.2.1 is listed at rbl.example.org",
+            "554 rejected, see the dnsbl",
+            "550 The sending IP address is listed by Spamhaus",
+        ] {
+            for stage in [Sender, Recipient, Data] {
+                dies(stage, text, (Config, Code::CONFIG_REFUSED));
+            }
+        }
         dies(Recipient, "554 5.7.1 <asha@example.com>: Relay access denied", (Config, Code::CONFIG_REFUSED));
         dies(Recipient, "550 relay not permitted", (Config, Code::CONFIG_REFUSED));
         dies(Recipient, "550 5.7.1 Unable to relay", (Config, Code::CONFIG_REFUSED));
@@ -324,7 +407,8 @@ mod tests {
                 "550 5.7.26 Not authenticated",
                 "554 Transaction failed",
                 "550 Blocked: spam",
-                "550 The sending IP address is listed by Spamhaus",
+                "550 Administrative prohibition",
+                "550 administratively denied",
                 "550 5.4.1 Recipient address rejected: Access denied",
             ] {
                 dies(stage, text, (Payload, Code::CONTENT_REFUSED));
@@ -333,6 +417,12 @@ mod tests {
             dies(stage, "555 5.5.4 Unsupported", (Payload, Code::PAYLOAD_REFUSED));
             dies(stage, "503 Bad sequence", (Payload, Code::PAYLOAD_REFUSED));
             dies(stage, "554 5.6.0 Bad content", (Payload, Code::PAYLOAD_REFUSED));
+        }
+        // A link in it can be on a list too.
+        dies(Content, "554 5.7.1 Blocked using dbl.spamhaus.org", (Payload, Code::CONTENT_REFUSED));
+        // A route, a loop: not the address.
+        for text in ["550 5.4.4 Unable to route", "550 5.4.1 No answer from host", "554 5.4.6 Too many hops", "550 5.4.0 No"] {
+            dies(Recipient, text, (Payload, Code::ADDRESS_REFUSED));
         }
         dies(Sender, "552 5.3.4 Message size exceeds fixed limit", (Payload, Code::TOO_LARGE));
         dies(Content, "552 Message size exceeds fixed limit", (Payload, Code::TOO_LARGE));
