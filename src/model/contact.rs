@@ -2,6 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{EmailAddress, Locale, PhoneNumber, PushToken, TimeZone, Timestamp};
 
@@ -20,6 +21,20 @@ pub struct Contact {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timezone: Option<TimeZone>,
     pub push_tokens: Vec<PushTokenEntry>,
+}
+
+impl Contact {
+    /// Reads what an earlier version may have written: an email address need not be one we would take today.
+    ///
+    /// # Errors
+    /// It is no contact.
+    pub fn from_stored(document: &str) -> serde_json::Result<Self> {
+        serde_json::from_str(document).or_else(|_| {
+            let mut document: Value = serde_json::from_str(document)?;
+            let email = EmailAddress::take_stored(&mut document);
+            Ok(Self { email, ..serde_json::from_value(document)? })
+        })
+    }
 }
 
 /// One device of a user.

@@ -6,6 +6,7 @@ use icu_normalizer::ComposingNormalizerBorrowed;
 use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::Value;
 
 use super::{address::parsed_text, text::is_invisible};
 
@@ -25,6 +26,22 @@ const ATOM_SIGNS: &[u8] = b"!#$%&'*+-/=?^_`{|}~";
 pub struct EmailAddress(Arc<str>);
 
 impl EmailAddress {
+    /// What an earlier version took and stored. Some of it would not be taken today: it is read all the same, so that nothing that was
+    /// accepted is stuck, and refused where it would be sent.
+    pub fn from_stored(text: &str) -> Self {
+        text.parse().unwrap_or_else(|_| Self(text.into()))
+    }
+
+    /// Takes the member `email` out of a stored document.
+    pub(super) fn take_stored(document: &mut Value) -> Option<Self> {
+        document.as_object_mut()?.remove("email")?.as_str().map(Self::from_stored)
+    }
+
+    /// Whether it is as the type says. Only what was stored can be otherwise.
+    pub fn is_sound(&self) -> bool {
+        self.0.parse().is_ok_and(|parsed: Self| parsed == *self)
+    }
+
     /// What stands before the `@`.
     pub fn local(&self) -> &str {
         self.parts().0
@@ -146,6 +163,23 @@ mod tests {
         check(&format!("{}@example.com", "a".repeat(64)), Some(&format!("{}@example.com", "a".repeat(64))));
         assert!("asha@bücher.example".parse::<EmailAddress>().unwrap().is_ascii());
         assert!(!"jürgen@example.com".parse::<EmailAddress>().unwrap().is_ascii());
+    }
+
+    #[test]
+    fn what_was_stored_is_read_whatever_it_is() {
+        for (stored, is_sound) in [
+            ("asha@example.com", true),
+            ("asha@EXAMPLE.com", true),
+            ("asha@[127.0.0.1]", false),
+            ("\"asha juma\"@example.com", false),
+            ("as\u{200b}ha@example.com", false),
+            ("nobody", false),
+            ("", false),
+        ] {
+            let read = EmailAddress::from_stored(stored);
+            assert_eq!(read.is_sound(), is_sound, "{stored:?}");
+            assert_eq!(EmailAddress::from_stored(read.as_str()), read);
+        }
     }
 
     #[test]

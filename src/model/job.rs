@@ -81,6 +81,17 @@ pub struct Recipient {
     pub timezone: Option<TimeZone>,
 }
 
+impl Recipient {
+    /// Reads what an earlier version may have written: the email address need not be one we would take today.
+    ///
+    /// # Errors
+    /// It is no recipient.
+    pub fn from_stored(mut document: Value) -> serde_json::Result<Self> {
+        let email = EmailAddress::take_stored(&mut document);
+        Ok(Self { email, ..serde_json::from_value(document)? })
+    }
+}
+
 /// Literal content, used as it is on every channel; never a template.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use rusqlite::{OptionalExtension, params};
+use serde_json::Value;
 
 use super::{Store, StoreError, tx::Tx, writer::Urgency};
 use crate::model::{
@@ -47,6 +48,18 @@ pub struct Plan {
     pub due_at: Timestamp,
     /// By the channel's number.
     pub expires_at: Vec<Timestamp>,
+}
+
+impl Plan {
+    /// Reads what an earlier version may have written: addresses need not be such as we would take today.
+    fn from_stored(text: &str) -> serde_json::Result<Self> {
+        serde_json::from_str(text).or_else(|_| {
+            let mut document: Value = serde_json::from_str(text)?;
+            let recipients = document.get_mut("recipients").and_then(Value::as_array_mut).map(std::mem::take).unwrap_or_default();
+            let recipients = recipients.into_iter().map(Recipient::from_stored).collect::<serde_json::Result<_>>()?;
+            Ok(Self { recipients, ..serde_json::from_value(document)? })
+        })
+    }
 }
 
 /// One delivery to write.
@@ -150,7 +163,7 @@ impl Store {
                 .optional()?;
             let Some((job, plan, envelope, made, planned)) = row else { return Ok(None) };
             let unreadable = |error: serde_json::Error| StoreError::Read(format!("job row {job}: {error}"));
-            let plan = serde_json::from_str(&plan).map_err(unreadable)?;
+            let plan = Plan::from_stored(&plan).map_err(unreadable)?;
             let envelope = Arc::new(serde_json::from_str(&envelope).map_err(unreadable)?);
             Ok(Some(Expansion { job, envelope, plan, made, planned }))
         })

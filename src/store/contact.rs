@@ -110,7 +110,7 @@ fn read_contact(connection: &Connection, user: &UserId) -> rusqlite::Result<Opti
     let unreadable =
         |error: Box<dyn std::error::Error + Send + Sync>| rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, error);
     let mut contact: Contact = match document {
-        Some(document) => serde_json::from_str(&document).map_err(|error| unreadable(error.into()))?,
+        Some(document) => Contact::from_stored(&document).map_err(|error| unreadable(error.into()))?,
         None => Contact::default(),
     };
     for (token, platform, registered_at) in push_tokens {
