@@ -29,5 +29,5 @@ pub use outcome::{Code, Outcome, PermanentKind, Verdict};
 pub(crate) use problem::nearest_hint;
 pub use problem::{Problem, decode_all};
 pub use suppression::{ListName, SuppressionKey, SuppressionReason, canonical_address, channel_of_address};
-pub use text::{cut, is_invisible, mask};
+pub use text::{cut, is_broken, is_invisible, mask};
 pub use time::Timestamp;

@@ -47,6 +47,12 @@ pub const fn is_invisible(c: char) -> bool {
         | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
+/// Whether it breaks the line it is in, for some reader, or turns the rest of it around whatever its language: no subject, name or label
+/// may have it. (What is invisible and does neither belongs to some languages.)
+pub const fn is_broken(c: char) -> bool {
+    matches!(c, '\u{0}'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{202d}' | '\u{202e}')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,6 +79,16 @@ mod tests {
         }
         for c in "a é\u{301}नमस्ते ＠日本😀".chars() {
             assert!(!is_invisible(c), "{c:?}");
+        }
+    }
+
+    #[test]
+    fn what_breaks_a_line_is_told_from_what_a_language_needs() {
+        for c in "\0\t\r\n\u{b}\u{c}\u{7f}\u{85}\u{2028}\u{2029}\u{202d}\u{202e}".chars() {
+            assert!(is_broken(c), "{c:?}");
+        }
+        for c in "a \u{200c}\u{200d}\u{200e}\u{200f}\u{2066}\u{2069}\u{fe0f}😀".chars() {
+            assert!(!is_broken(c), "{c:?}");
         }
     }
 

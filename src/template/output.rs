@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::error::{Fault, nearest_hint};
-use crate::model::{Notification, Push, PushTarget, Severity};
+use crate::model::{Notification, Push, PushTarget, Severity, is_broken};
 
 /// Longest subject, in bytes: a header line's limit (RFC 5322, section 2.1.1).
 const SUBJECT_LIMIT: usize = 998;
@@ -22,7 +22,7 @@ const SEVERITIES: [(&str, Severity); 4] =
 /// A mail's subject: one line.
 pub(super) fn subject(file: &str, text: &str) -> Result<String, Fault> {
     let subject = not_empty(file, text)?;
-    if subject.chars().any(char::is_control) {
+    if subject.chars().any(is_broken) {
         return Err(Fault::new(file, "has a line break or another control character", "a subject is one line"));
     }
     if subject.len() > SUBJECT_LIMIT {
@@ -237,7 +237,7 @@ mod tests {
     fn a_subject_is_one_line() {
         assert_eq!(subject("s", " Habari \n"), Ok("Habari".to_owned()));
         assert_eq!(told(subject("s", " \n")), "s: is empty");
-        for bad in ["a\r\nBcc: x@y.z", "a\nb", "a\0b", "a\u{7f}b", "a\u{85}b"] {
+        for bad in ["a\r\nBcc: x@y.z", "a\nb", "a\0b", "a\u{7f}b", "a\u{85}b", "a\u{2028}b", "a\u{2029}b", "a\u{202e}b"] {
             assert_eq!(told(subject("s", bad)), "s: has a line break or another control character (hint: a subject is one line)");
         }
         assert_eq!(told(subject("s", &"a".repeat(999))), "s: is longer than 998 bytes (hint: shorten it)");
