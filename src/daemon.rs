@@ -18,7 +18,7 @@ use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::providers::Account;
-pub use self::providers::{Probed, probe};
+pub use self::providers::{Probed, account_problems, probe};
 use crate::{
     accept::Acceptor,
     admin::{self, AdminState, DevelopmentTokens, Guard, Readiness},

@@ -43,7 +43,7 @@ pub fn run(args: &CheckArgs, global: &GlobalArgs) -> Result<(), Failure> {
     let sources = global.sources();
     let loaded = config::load(&sources);
     let (problems, templates) = match &loaded {
-        Ok(config) => (Vec::new(), Some(config.clone())),
+        Ok(config) => (daemon::account_problems(config), Some(config.clone())),
         Err(problems) => (problems.clone(), templates_alone(&sources)),
     };
     let (template_problems, names) = match templates.as_ref().map(daemon::load_templates) {

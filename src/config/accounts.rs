@@ -2,13 +2,12 @@
 
 use std::net::IpAddr;
 
-use lettre::message::Mailbox;
-
 use super::{
     Config, FcmConfig, SendGridConfig, SmtpConfig, SmtpTls, TwilioConfig,
     check::{Found, is_sms_sender},
+    is_loopback, mailbox, webhook_key,
 };
-use crate::model::Channel;
+use crate::model::{Channel, is_broken};
 
 /// Labels one mail may have (v3 mail send, `categories`), less the one that is the template's name.
 const CATEGORIES_LIMIT: usize = 9;
@@ -32,15 +31,26 @@ impl Found {
 
     fn sendgrid(&mut self, sendgrid: &SendGridConfig, is_used: bool) {
         let path = |key: &str| format!("provider.sendgrid.{key}");
-        self.url(&path("base_url"), &sendgrid.base_url);
+        self.api(&path("base_url"), &sendgrid.base_url);
+        if sendgrid.webhook_public_key.as_ref().is_some_and(|key| webhook_key(key).is_none()) {
+            let hint = "copy the verification key from Settings > Mail Settings > Event Webhook, all of it on one line";
+            self.refuse(path("webhook_public_key"), "not a public key on P-256 in Base64", hint);
+        }
         let senders = [("from", sendgrid.from.as_ref()), ("reply_to", sendgrid.reply_to.as_ref())];
         self.senders("provider.sendgrid", senders, sendgrid.from_by_tenant.iter());
+        let by_tenant = sendgrid.from_by_tenant.iter().map(|(tenant, from)| (format!("from_by_tenant.{tenant}"), from));
+        for (key, from) in sendgrid.from.iter().map(|from| ("from".to_owned(), from)).chain(by_tenant) {
+            if mailbox(from).is_ok_and(|mailbox| mailbox.name.is_some_and(|name| !name.is_ascii())) {
+                let hint = "write the name in ASCII: \"Unicode encoding is not supported for the from field\" (v3 mail send)";
+                self.refuse(path(&key), "SendGrid takes no such name of a sender", hint);
+            }
+        }
         self.needed(is_used, "provider.sendgrid", "from", sendgrid.from.is_some(), "\"Tarishi <hello@example.com>\"");
         if sendgrid.categories.len() > CATEGORIES_LIMIT {
             self.refuse(path("categories"), "too many", format!("at most {CATEGORIES_LIMIT}, beside the template's name"));
         }
         for (index, category) in sendgrid.categories.iter().enumerate() {
-            let good = (1..=CATEGORY_LIMIT).contains(&category.chars().count()) && !category.chars().any(char::is_control);
+            let good = (1..=CATEGORY_LIMIT).contains(&category.chars().count()) && !category.chars().any(is_broken);
             if !good {
                 self.refuse(path(&format!("categories[{index}]")), "not a category", "1 to 255 characters on one line");
             }
@@ -75,7 +85,7 @@ impl Found {
 
     fn twilio(&mut self, twilio: &TwilioConfig, is_used: bool) {
         let path = |key: &str| format!("provider.twilio.{key}");
-        self.url(&path("base_url"), &twilio.base_url);
+        self.api(&path("base_url"), &twilio.base_url);
         self.needed(is_used, "provider.twilio", "account_sid", twilio.account_sid.is_some(), "\"AC…\"");
         let sids = [("account_sid", &twilio.account_sid, "AC"), ("api_key", &twilio.api_key, "SK")];
         for (key, sid, prefix) in sids.into_iter().chain([("messaging_service_sid", &twilio.messaging_service_sid, "MG")]) {
@@ -108,7 +118,7 @@ impl Found {
     }
 
     fn fcm(&mut self, fcm: &FcmConfig) {
-        self.url("provider.fcm.base_url", &fcm.base_url);
+        self.api("provider.fcm.base_url", &fcm.base_url);
         self.count("provider.fcm.rate", fcm.rate);
         self.duration("provider.fcm.ramp", fcm.ramp);
     }
@@ -128,11 +138,28 @@ impl Found {
         let by_tenant = by_tenant.map(|(tenant, from)| (format!("from_by_tenant.{tenant}"), from));
         let written = written.into_iter().filter_map(|(key, sender)| Some((key.to_owned(), sender?)));
         for (key, sender) in written.chain(by_tenant) {
-            // The address in ASCII: SendGrid takes no other sender, and not every mail server does.
-            let good = sender.parse::<Mailbox>().is_ok_and(|mailbox| AsRef::<str>::as_ref(&mailbox.email).is_ascii());
-            if !good || sender.chars().any(char::is_control) {
-                self.refuse(format!("{section}.{key}"), "not a sender address", "write it like \"Tarishi <tarishi@example.com>\"");
+            self.sender(&format!("{section}.{key}"), sender);
+        }
+    }
+
+    /// The address in ASCII: SendGrid takes no other sender, and not every mail server does.
+    pub(super) fn sender(&mut self, path: &str, sender: &str) {
+        const HINT: &str = "write it like \"Tarishi <tarishi@example.com>\"";
+        match mailbox(sender) {
+            Ok(mailbox) if AsRef::<str>::as_ref(&mailbox.email).is_ascii() => {}
+            Ok(_) => self.refuse(path, "not a sender address: other letters than ASCII before the @", HINT),
+            Err(told) => {
+                let (problem, _) = told.split_once("; hint: ").unwrap_or((&told, ""));
+                self.refuse(path, format!("not a sender address: {problem}"), HINT);
             }
+        }
+    }
+
+    /// Where a provider's API is. Credentials go there, and the messages.
+    fn api(&mut self, path: &str, url: &str) {
+        self.url(path, url);
+        if url.starts_with("http://") && !is_loopback(url) {
+            self.refuse(path, "credentials would go over the wire as they are", "write it with https://; http:// is for this machine");
         }
     }
 
@@ -180,8 +207,25 @@ mod tests {
         refused("provider.twilio.account_sid = 'AC12'", "provider.twilio.account_sid: not such a SID");
         refused("provider.twilio.allowed_prefixes = ['255']", "provider.twilio.allowed_prefixes[0]: not the beginning of a phone number");
         check("provider.twilio.allowed_prefixes = ['+', '+255']", &[]);
-        refused("provider.sendgrid.from = 'Tarishi <tarishi@ex\u{e4}mple.com>'", "provider.sendgrid.from: not a sender address");
-        refused("provider.smtp.from_by_tenant.a = \"x\\r\\ny <a@example.com>\"", "provider.smtp.from_by_tenant.a: not a sender address");
+        check("provider.sendgrid.from = 'Tarishi <tarishi@ex\u{e4}mple.com>'", &[]);
+        check("provider.smtp.from = 'Tarishi \u{e9} <tarishi@example.com>'", &[]);
+        for provider in ["sendgrid", "smtp"] {
+            let refused = |key: &str, text: &str| {
+                refused(&format!("provider.{provider}.{key} = \"{text}\""), &format!("provider.{provider}.{key}: not a sender address"));
+            };
+            refused("from", "Tarishi <t\u{e4}rishi@example.com>");
+            refused("from_by_tenant.a", "x\\r\\ny <a@example.com>");
+            refused("from", "a@example.com, b@example.com");
+            refused("from", "A <a@example.com> b");
+            refused("reply_to", "Tari\u{202e}shi <a@example.com>");
+            refused("from", "a@[127.0.0.1]");
+        }
+        refused("provider.sendgrid.from = 'Tarishi \u{e9} <tarishi@example.com>'", "provider.sendgrid.from: SendGrid takes no such name");
+        refused(
+            "provider.sendgrid.from_by_tenant.a = '\u{e9} <a@b.example>'",
+            "provider.sendgrid.from_by_tenant.a: SendGrid takes no such",
+        );
+        check("provider.sendgrid.reply_to = 'Tarishi \u{e9} <tarishi@example.com>'", &[]);
         refused(
             "provider.smtp.url = 'smtp://mail.example.com'\nprovider.smtp.tls = 'none'",
             "provider.smtp.tls: \"none\" is for mail servers",
@@ -191,6 +235,13 @@ mod tests {
             "provider.smtp.url: a password would go over the wire",
         );
         check("provider.smtp.url = 'smtp://127.0.0.1:2525'\nprovider.smtp.tls = 'none'", &[]);
+        for provider in ["sendgrid", "twilio", "fcm"] {
+            let key = format!("provider.{provider}.base_url");
+            refused(&format!("{key} = 'http://api.example.com'"), &format!("{key}: credentials would go over the wire"));
+            check(&format!("{key} = 'http://127.0.0.1:8089'"), &[]);
+            check(&format!("{key} = 'https://api.example.com'"), &[]);
+        }
+        refused("provider.sendgrid.webhook_public_key = 'MFkwEwYHKoZIzj0CAQ'", "provider.sendgrid.webhook_public_key: not a public key");
     }
 
     #[test]

@@ -3,7 +3,6 @@
 use std::{collections::HashSet, fmt::Display, ops::RangeInclusive, time::Duration};
 
 use bytesize::ByteSize;
-use lettre::message::Mailbox;
 use reqwest::Url;
 use tracing_subscriber::EnvFilter;
 
@@ -243,9 +242,7 @@ impl Found {
     fn outbox(&mut self, outbox: &OutboxConfig) {
         self.within("provider.outbox.keep", outbox.keep, 0..=COUNT_LIMIT);
         self.share("provider.outbox.chaos", outbox.chaos);
-        if outbox.from.parse::<Mailbox>().is_err() {
-            self.refuse("provider.outbox.from", "not a sender address", "write it like \"Tarishi <tarishi@example.com>\"");
-        }
+        self.sender("provider.outbox.from", &outbox.from);
         if !is_sms_sender(&outbox.sms_from) {
             let hint = "write a phone number like +255712345678, or up to 11 letters and digits";
             self.refuse("provider.outbox.sms_from", "not an SMS sender", hint);

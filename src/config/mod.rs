@@ -16,6 +16,7 @@ mod check;
 mod keys;
 mod layers;
 mod listener;
+mod mailbox;
 mod provider;
 mod secret;
 mod sections;
@@ -25,7 +26,11 @@ mod units;
 
 pub use amqp::{AmqpConfig, BrokerUrl, EventsConfig, WhenFull};
 pub use keys::schema;
-pub use provider::{FcmConfig, OutboxConfig, ProviderConfig, SendGridConfig, SmtpConfig, SmtpTls, SmtpUrl, TwilioConfig, VelocityConfig};
+pub use mailbox::{lettre_address, mailbox};
+pub use provider::{
+    FcmConfig, OutboxConfig, ProviderConfig, SendGridConfig, SmtpConfig, SmtpTls, SmtpUrl, TwilioConfig, VelocityConfig, is_loopback,
+    webhook_key,
+};
 pub use secret::Secrets;
 pub use sections::{
     AdminConfig, Algorithm, ApiKey, AuthConfig, BreakerConfig, BusConfig, ChannelConfig, ChannelsConfig, IntakeConfig, JwtConfig, JwtKey,

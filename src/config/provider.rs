@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr, time::Duration};
 
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ParsedPublicKey};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use reqwest::Url;
 use schemars::JsonSchema;
 use secrecy::SecretString;
@@ -200,6 +202,20 @@ pub struct FcmConfig {
     pub service_account: SecretString,
 }
 
+/// Whether a URL names this machine.
+pub fn is_loopback(url: &str) -> bool {
+    let host = Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
+/// What `SendGrid` signs its events with: a key on P-256, in Base64 of a DER `SubjectPublicKeyInfo`, as the console shows it. None when it
+/// is no such key.
+pub fn webhook_key(text: &str) -> Option<ParsedPublicKey> {
+    let der = BASE64_STANDARD.decode(text.trim()).ok()?;
+    ParsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, der).ok()
+}
+
 /// Where a mail server is, and who we are there. It may hold a password, and prints without.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SmtpUrl(Url);
@@ -287,6 +303,23 @@ mod tests {
     use secrecy::ExposeSecret as _;
 
     use super::*;
+
+    #[test]
+    fn this_machine_is_told_apart() {
+        for (url, expected) in
+            [("http://127.0.0.1:1/x", true), ("http://[::1]:1", true), ("http://localhost", true), ("https://a.example", false)]
+        {
+            assert_eq!(is_loopback(url), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn only_keys_on_p256_are_webhook_keys() {
+        let ed25519 = "MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=";
+        for bad in ["", "not base64!", "AAAA", ed25519] {
+            assert!(webhook_key(bad).is_none(), "{bad}");
+        }
+    }
 
     #[test]
     fn a_mail_server_is_written_as_a_url() {

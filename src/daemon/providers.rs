@@ -1,7 +1,7 @@
 //! The providers by their names in the configuration. A new provider is registered here.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -23,7 +23,7 @@ use crate::{
     },
     config::Config,
     lane::{Pace, PaceSettings},
-    model::Channel,
+    model::{Channel, Problem},
 };
 
 /// Time one probe may take.
@@ -52,31 +52,51 @@ pub(super) fn accounts(config: &Config, outbox: &Arc<Outbox>) -> anyhow::Result<
     let mut accounts = HashMap::new();
     for name in named {
         if !accounts.contains_key(name) {
-            let (provider, pace) = account(name, config, outbox)?;
+            let (provider, pace) = account(name, config, Some(outbox))?;
             accounts.insert(name.clone(), (provider, Arc::new(Pace::new(pace))));
         }
     }
     Ok(accounts)
 }
 
-fn account(name: &str, config: &Config, outbox: &Arc<Outbox>) -> anyhow::Result<(Arc<dyn Provider>, PaceSettings)> {
+fn account(name: &str, config: &Config, outbox: Option<&Arc<Outbox>>) -> anyhow::Result<(Arc<dyn Provider>, PaceSettings)> {
     let provider = &config.provider;
     let paced = |rate| PaceSettings { rate, ramp: None };
     let unusable = |problem: String| anyhow!(problem);
-    Ok(match name {
-        outbox::NAME => (outbox.clone(), PaceSettings::default()),
-        sendgrid::NAME => (Arc::new(SendGrid::new(&provider.sendgrid).map_err(unusable)?), paced(provider.sendgrid.rate)),
-        smtp::NAME => {
+    Ok(match (name, outbox) {
+        (outbox::NAME, Some(outbox)) => (outbox.clone(), PaceSettings::default()),
+        (sendgrid::NAME, _) => (Arc::new(SendGrid::new(&provider.sendgrid).map_err(unusable)?), paced(provider.sendgrid.rate)),
+        (smtp::NAME, _) => {
             let carried = Smtp::new(&provider.smtp).map_err(unusable)?.with_call_timeout(config.channel.email.call_timeout);
             (Arc::new(carried), paced(provider.smtp.rate))
         }
-        twilio::NAME => (Arc::new(Twilio::new(&provider.twilio, &config.public.base_url).map_err(unusable)?), paced(provider.twilio.rate)),
-        fcm::NAME => {
+        (twilio::NAME, _) => {
+            (Arc::new(Twilio::new(&provider.twilio, &config.public.base_url).map_err(unusable)?), paced(provider.twilio.rate))
+        }
+        (fcm::NAME, _) => {
             let pace = PaceSettings { rate: Some(provider.fcm.rate), ramp: Some(provider.fcm.ramp) };
             (Arc::new(Fcm::new(&provider.fcm).map_err(unusable)?), pace)
         }
-        name => return Err(anyhow!("no provider is called `{name}`")),
+        (name, _) => return Err(anyhow!("no provider is called `{name}`")),
     })
+}
+
+/// What of the providers' configuration would keep the daemon from starting: what only making them shows, such as a certificate that is
+/// none.
+pub fn account_problems(config: &Config) -> Vec<Problem> {
+    // The outbox opens its file, which is the daemon's.
+    let names =
+        Channel::ALL.into_iter().filter(|channel| *channel != Channel::Live).flat_map(|channel| &config.channel.get(channel).providers);
+    let names: BTreeSet<&str> = names.map(String::as_str).filter(|name| *name != outbox::NAME).collect();
+    let unusable = names.into_iter().filter_map(|name| account(name, config, None).err().map(|error| (name, error.to_string())));
+    let problem = |(name, told): (&str, String)| {
+        let (told, hint) = told.split_once("; hint: ").unwrap_or((&told, ""));
+        match told.split_once(": ") {
+            Some((path, problem)) if path.starts_with("provider.") => Problem::new(path, problem, hint),
+            _ => Problem::new(format!("provider.{name}"), told, hint),
+        }
+    };
+    unusable.map(problem).collect()
 }
 
 /// Asks every provider that a channel names whether it would work, without sending anything to anybody.

@@ -9,8 +9,11 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use lettre::message::{Body, Mailbox, MessageBuilder, MultiPart, SinglePart, header};
 use reqwest::Url;
 
-use self::sender::{Senders, lettre_address};
-use crate::model::{Email, Message, is_invisible};
+use self::sender::Senders;
+use crate::{
+    config::lettre_address,
+    model::{Email, Message, is_broken, is_invisible},
+};
 
 /// The custom argument of a mail that its provider calls back with.
 pub const DELIVERY_ARGUMENT: &str = "tarishi_delivery";
@@ -35,13 +38,14 @@ const PREFERRED_LINE: usize = 78;
 /// # Errors
 /// In words, without addresses: what of the mail cannot be written.
 pub fn compose(message: &Message, mail: &Email, senders: &Senders) -> Result<lettre::Message, String> {
+    check(mail)?;
     let from = senders.for_tenant(message.tenant.as_deref());
     let mut builder = lettre::Message::builder()
         .message_id(Some(format!("<{}@{}>", message.delivery_id, from.email.domain())))
         .date_now()
         .from(from.clone())
         .to(Mailbox::new(None, lettre_address(&mail.to)?))
-        .raw_header(subject(&mail.subject)?)
+        .raw_header(subject(&mail.subject))
         .raw_header(header::HeaderValue::new(AUTO_SUBMITTED, "auto-generated".to_owned()));
     if let Some(reply_to) = senders.reply_to() {
         builder = builder.reply_to(reply_to.clone());
@@ -61,6 +65,20 @@ pub fn compose(message: &Message, mail: &Email, senders: &Senders) -> Result<let
         (None, None) => return Err("a mail needs text or HTML".to_owned()),
     };
     composed.map_err(|error| format!("the mail cannot be composed: {error}"))
+}
+
+/// What holds for every mail, whoever carries it.
+///
+/// # Errors
+/// In words, without addresses: why no provider is given it.
+fn check(mail: &Email) -> Result<(), String> {
+    if !mail.to.is_sound() {
+        return Err("the address is none that is taken today; an earlier version took it".to_owned());
+    }
+    if mail.subject.chars().any(is_broken) {
+        return Err("the subject has a line break or another control character".to_owned());
+    }
+    Ok(())
 }
 
 /// The mail's octets, known to be whole lines.
@@ -102,13 +120,10 @@ fn flaw(raw: &[u8]) -> Option<(usize, &'static str)> {
 
 /// Encoded here where `lettre` would not: what reads as an encoded-word would come out as something else, and a word without end makes a
 /// line without end.
-fn subject(subject: &str) -> Result<header::HeaderValue, String> {
-    if subject.chars().any(is_broken) {
-        return Err("the subject has a line break or another control character".to_owned());
-    }
+fn subject(subject: &str) -> header::HeaderValue {
     let is_harmless = !subject.contains("=?") && subject.split(' ').all(|word| word.len() < PREFERRED_LINE - "Subject: ".len());
     if is_harmless {
-        return Ok(header::HeaderValue::new(SUBJECT, subject.to_owned()));
+        return header::HeaderValue::new(SUBJECT, subject.to_owned());
     }
     let mut words = Vec::new();
     let mut rest = subject;
@@ -118,12 +133,7 @@ fn subject(subject: &str) -> Result<header::HeaderValue, String> {
         words.push(format!("=?utf-8?b?{}?=", STANDARD.encode(word)));
         rest = more;
     }
-    Ok(header::HeaderValue::dangerous_new_pre_encoded(SUBJECT, subject.to_owned(), words.join("\r\n ")))
-}
-
-/// Whether it breaks the line it is in, for some reader. (What is invisible but breaks nothing belongs to some languages.)
-fn is_broken(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
+    header::HeaderValue::dangerous_new_pre_encoded(SUBJECT, subject.to_owned(), words.join("\r\n "))
 }
 
 /// A body that can pass any server, in quoted-printable or base64, whichever is shorter. Every kind of line end is a line end.

@@ -54,7 +54,7 @@ impl SendGrid {
     /// In words: what of the configuration cannot be used.
     pub fn new(config: &SendGridConfig) -> Result<Self, String> {
         let key = http::secret_header(&format!("Bearer {}", config.key.expose_secret().trim()))
-            .map_err(|problem| format!("provider.sendgrid.api_key {problem}"))?;
+            .map_err(|problem| format!("provider.sendgrid.api_key: {problem}"))?;
         let headers = [
             (AUTHORIZATION, key),
             (ACCEPT, HeaderValue::from_static("application/json")),
@@ -67,7 +67,7 @@ impl SendGrid {
             url: format!("{base}/v3/mail/send"),
             scopes_url: format!("{base}/v3/scopes"),
             senders: Senders::new(config.from.as_deref().unwrap_or_default(), &config.from_by_tenant, config.reply_to.as_deref())
-                .map_err(|problem| format!("provider.sendgrid.from: {problem}"))?,
+                .map_err(|problem| format!("provider.sendgrid.{problem}"))?,
             categories: config.categories.clone(),
             sandbox: config.sandbox,
             paused_until: AtomicI64::new(0),
@@ -81,6 +81,7 @@ impl SendGrid {
     pub fn compose(&self, message: &Message, mail: &Email) -> Result<Vec<u8>, Outcome> {
         let from = self.senders.for_tenant(message.tenant.as_deref());
         let text = |r#type, value| Content { r#type, value };
+        super::check(mail).map_err(|detail| payload(Code::PAYLOAD_REFUSED, detail))?;
         // Plain text first: the order is that of preference, and it is asked for.
         let content: Vec<Content<'_>> = [("text/plain", &mail.text), ("text/html", &mail.html)]
             .into_iter()

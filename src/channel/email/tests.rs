@@ -85,7 +85,7 @@ fn one_click_ends_mails_of_a_kind() {
 
 #[test]
 fn a_subject_is_one_line_and_means_itself() {
-    for c in ['\r', '\n', '\0', '\u{b}', '\u{c}', '\u{7f}', '\u{85}', '\u{2028}', '\u{2029}'] {
+    for c in ['\r', '\n', '\0', '\u{b}', '\u{c}', '\u{7f}', '\u{85}', '\u{2028}', '\u{2029}', '\u{202e}'] {
         assert!(refused(mail(&format!("a{c}b"))).contains("subject"), "{c:?}");
     }
     assert!(refused(mail("x\r\nBcc: asha@example.com")).contains("subject"));
@@ -124,6 +124,12 @@ fn what_could_end_a_mail_early_does_not_leave() {
     assert_eq!(flaw(&[b'a'; 999]), Some((1, "is longer than 998 octets (RFC 5322)")));
     assert_eq!(flaw(b"a\r\n.\r\n..\r\n\r\nb"), None);
     assert_eq!(flaw(b""), None);
+}
+
+#[test]
+fn an_address_that_was_taken_once_is_refused_here() {
+    let to = crate::model::EmailAddress::from_stored("asha@[127.0.0.1]");
+    assert!(refused(Email { to, ..mail("x") }).contains("earlier version"));
 }
 
 #[test]

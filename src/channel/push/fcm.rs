@@ -75,7 +75,7 @@ impl Fcm {
     /// In words: what of the configuration cannot be used.
     pub fn new(fcm: &FcmConfig) -> Result<Self, String> {
         let account = ServiceAccount::parse(fcm.service_account.expose_secret())
-            .map_err(|problem| format!("provider.fcm.service_account_file {problem}"))?;
+            .map_err(|problem| format!("provider.fcm.service_account_file: {problem}"))?;
         let base_url = fcm.base_url.trim_end_matches('/').to_owned();
         let project = percent_encoding::utf8_percent_encode(&account.project_id, percent_encoding::NON_ALPHANUMERIC).to_string();
         Ok(Self {

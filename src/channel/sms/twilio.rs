@@ -20,7 +20,7 @@ use crate::{
         ProbeFailure, Provider,
         http::{self, Answer, config},
     },
-    config::TwilioConfig,
+    config::{TwilioConfig, is_loopback},
     model::{Body, Code, Message, Outcome, PermanentKind, PhoneNumber, Sms, Timestamp},
 };
 
@@ -61,10 +61,11 @@ impl Twilio {
         let (user, password) = match (&twilio.api_key, &twilio.secret, &twilio.token) {
             (Some(key), Some(secret), _) => (key.as_str(), secret),
             (_, _, Some(token)) => (account, token),
-            _ => return Err("provider.twilio has neither an API key with its secret nor an auth token".to_owned()),
+            _ => return Err("provider.twilio: has neither an API key with its secret nor an auth token".to_owned()),
         };
         let credentials = base64(&format!("{user}:{}", password.expose_secret().trim()));
-        let authorization = http::secret_header(&format!("Basic {credentials}"))?;
+        let authorization =
+            http::secret_header(&format!("Basic {credentials}")).map_err(|problem| format!("provider.twilio: {problem}"))?;
         let client = http::builder(&twilio.base_url).default_headers(HeaderMap::from_iter([(AUTHORIZATION, authorization)])).build();
         let base = twilio.base_url.trim_end_matches('/');
         Ok(Self {
@@ -152,8 +153,8 @@ fn base64(text: &str) -> String {
 /// Where status callbacks go: Twilio takes a URL with a host name it can reach. From this machine to itself any will do.
 fn callback_url(public_url: &str, base_url: &str) -> Option<String> {
     let host = Url::parse(public_url).ok()?.host_str()?.to_owned();
-    let reachable = !http::is_loopback(public_url) && !host.contains('_');
-    (reachable || http::is_loopback(base_url)).then(|| format!("{}{CALLBACK_PATH}", public_url.trim_end_matches('/')))
+    let reachable = !is_loopback(public_url) && !host.contains('_');
+    (reachable || is_loopback(base_url)).then(|| format!("{}{CALLBACK_PATH}", public_url.trim_end_matches('/')))
 }
 
 /// Keeps anybody from having premium numbers called up through us: a list of prefixes, and a limit on how fast numbers that begin alike
