@@ -90,7 +90,8 @@ impl From<Error> for Failure {
         if let Some(reason) = distrust(&error) {
             return Self::Untrusted(reason);
         }
-        let is_unreadable = io_error(&error).is_some_and(|error| error.kind() == io::ErrorKind::InvalidData && error.get_ref().is_none());
+        // No text at all: not UTF-8.
+        let is_unreadable = io_error(&error).is_some_and(|error| error.kind() == io::ErrorKind::InvalidData && !is_of_tls(error));
         if is_unreadable || (error.is_response() && text != NO_ANSWER) {
             return Self::Nonsense(format!("an answer that is none: {}", without_addresses(&text)));
         }
@@ -106,6 +107,10 @@ impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         Self::Lost(error.to_string())
     }
+}
+
+fn is_of_tls(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>)
 }
 
 /// Why the server's certificate was not accepted, if that is the error.
