@@ -139,6 +139,8 @@ mod tests {
         assert_eq!(judged(&unknown(), 1, 9999), at(30));
         let full = Outcome::Transient { code: Code::MAILBOX_FULL, detail: String::new(), retry_after: None };
         assert_eq!(judged(&full, 1, 9999), at(30));
+        let unwanted = Outcome::Transient { code: Code::SENDER_REFUSED, detail: String::new(), retry_after: None };
+        assert_eq!(judged(&unwanted, 1, 9999), Verdict::NextProvider);
         assert_eq!(judged(&permanent(PermanentKind::Address), 1, 9999), dead(Status::Failed, Code::ADDRESS_REFUSED));
         assert_eq!(judged(&transient(None), 1, 0), dead(Status::Expired, Code::EXPIRED));
     }

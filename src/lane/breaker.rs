@@ -102,11 +102,11 @@ impl Breaker {
         }
     }
 
-    /// Learns from an attempt. An answer about the address or the content says that the provider works, and so does one that asks for
-    /// fewer: the pace sees to that.
+    /// Learns from an attempt. An answer about the address, the content or one tenant's sender says that the provider works, and so does
+    /// one that asks for fewer: the pace sees to that.
     pub fn record(&mut self, outcome: &Outcome, now: Timestamp) -> Change {
         let failed = match outcome {
-            Outcome::Transient { code, .. } => *code != Code::RATE_LIMITED && !code.is_about_recipient(),
+            Outcome::Transient { code, .. } => *code != Code::RATE_LIMITED && !code.is_about_message(),
             Outcome::Unknown { .. } => true,
             Outcome::Sent { .. } | Outcome::Permanent { .. } => false,
         };
@@ -229,7 +229,7 @@ mod tests {
     fn a_full_mailbox_and_a_wish_for_fewer_are_no_failures() {
         let mut breaker = breaker();
         for second in 0..20 {
-            for code in [Code::RATE_LIMITED, Code::MAILBOX_FULL, Code::GREYLISTED] {
+            for code in [Code::RATE_LIMITED, Code::MAILBOX_FULL, Code::GREYLISTED, Code::SENDER_REFUSED] {
                 let outcome = Outcome::Transient { code, detail: String::new(), retry_after: None };
                 assert_eq!(breaker.record(&outcome, at(second)), Change::None);
             }

@@ -96,10 +96,19 @@ impl Code {
         self.0
     }
 
-    /// Whether it says something about this one recipient and nothing about the provider: then it neither counts against the provider
-    /// nor helps to try the next one.
+    /// Whether it says something about this one recipient and nothing about the provider: then it does not help to try the next one.
     pub fn is_about_recipient(self) -> bool {
         [Self::MAILBOX_FULL, Self::GREYLISTED, Self::VELOCITY_LIMITED, Self::HANDSET_UNREACHABLE].contains(&self)
+    }
+
+    /// Whether it says something about this one message, its recipient or its sender, and nothing about the provider.
+    pub fn is_about_message(self) -> bool {
+        self.is_about_recipient() || self == Self::SENDER_REFUSED
+    }
+
+    /// Whether the provider means that the account sends too fast.
+    pub fn asks_for_fewer(self) -> bool {
+        [Self::RATE_LIMITED, Self::CARRIER_QUEUE_FULL].contains(&self)
     }
 
     /// The code stored under this text, if it is one of ours.

@@ -135,7 +135,7 @@ impl Provider for SendGrid {
         };
         let answered = http::exchange(self.client.post(&self.url).body(body)).await;
         match answered {
-            Ok(answer) => self.classify(&answer, Timestamp::now()),
+            Ok(answer) => self.senders.judged(message.tenant.as_deref(), self.classify(&answer, Timestamp::now())),
             Err(outcome) => outcome,
         }
     }

@@ -124,7 +124,7 @@ impl Provider for Smtp {
         if let Outcome::Sent { .. } = outcome {
             fail::fail_point!("provider-accepted");
         }
-        outcome
+        self.senders.judged(message.tenant.as_deref(), outcome)
     }
 
     async fn probe(&self) -> Result<(), ProbeFailure> {

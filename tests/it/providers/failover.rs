@@ -98,6 +98,38 @@ async fn a_pin_outlives_a_restart_and_ends_with_its_provider() {
 }
 
 #[tokio::test]
+async fn one_tenants_bad_sender_is_no_affair_of_the_others() {
+    let clouds = Clouds::start().await;
+    let unverified = json!({ "errors": [{ "message": "The from address does not match a verified Sender Identity.", "field": "from" }] });
+    clouds.answer(json!([{ "provider": "sendgrid", "to": "bad*", "answer": { "status": 403, "body": unverified.to_string() } }]));
+    let setup = clouds.configure(Setup::new()).with("channel.email.retry.steps", "[\"1ms\", \"1h\"]");
+    let tenants = "{ bad = \"bad@bad.example\", good = \"Good <good@good.example>\" }";
+    let mut setup = setup.with("provider.sendgrid.from_by_tenant", tenants).with("breaker.minimum_calls", "1");
+    let daemon = setup.start().await;
+    let send = async |id: &str, tenant: &str| {
+        let mut job = job(id, &[recipient(id)], &["email"]);
+        job["metadata"] = json!({ "tenant": tenant });
+        daemon.api.post("/v1/jobs", &job).await.expect(202);
+    };
+    for id in ["bad-1", "bad-2", "bad-3"] {
+        send(id, "bad").await;
+        let waits = |delivery: &Value| delivery["status"] == "queued" && delivery["attempts"].as_array().unwrap().len() == 2;
+        let waiting = daemon.job_when(id, |job| waits(&job["deliveries"][0])).await;
+        assert_eq!(waiting["deliveries"][0]["code"], "sender_refused", "{waiting}");
+    }
+    for (id, tenant) in [("good", "good"), ("none", "nobody")] {
+        send(id, tenant).await;
+        assert_eq!(daemon.finished(id).await["deliveries"][0]["status"], "sent", "{tenant}");
+    }
+    assert_eq!(provider(&daemon, 0, 0).await["breaker"], "closed");
+    assert!(daemon.process.lines().iter().all(|line| !line.contains("breaker opened")));
+    // Everybody's sender is another matter.
+    clouds.answer(json!([{ "provider": "sendgrid", "answer": { "status": 403, "body": unverified.to_string() }, "times": 1 }]));
+    send("all", "nobody").await;
+    daemon.process.until("the provider is paused", async || (provider(&daemon, 0, 0).await["breaker"] != "closed").then_some(())).await;
+}
+
+#[tokio::test]
 async fn a_refused_content_is_refused_by_all() {
     let clouds = Clouds::start().await;
     clouds.answer(json!([{ "provider": "sendgrid", "answer": { "status": 400 } }]));
