@@ -294,7 +294,8 @@ impl Lane {
                 emit(&Event::DeliveryRetried { delivery, provider, attempt, outcome, next_at });
                 self.wake_at(delivery.priority, next_at);
             }
-            (Recorded::Now(Status::Sent), _) => {
+            // Delivered: the provider's callback was faster than its answer.
+            (Recorded::Now(Status::Sent | Status::Delivered), _) => {
                 self.count_ended();
                 emit(&Event::DeliverySent { delivery, provider, attempt, started_at, finished_at });
             }
