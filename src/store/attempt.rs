@@ -5,7 +5,9 @@ use std::sync::Arc;
 use rusqlite::{OptionalExtension, params};
 
 use super::{
-    Lease, Store, StoreError, suppressions,
+    Lease, Store, StoreError,
+    callbacks::STALE_FAILURE,
+    suppressions,
     tx::Tx,
     writer::{Committing, Urgency},
 };
@@ -252,14 +254,17 @@ fn apply_record(tx: &mut Tx<'_>, record: &Record) -> rusqlite::Result<Recorded> 
     };
     let moved = tx
         .connection
-        .prepare_cached(
+        .prepare_cached(&format!(
             "UPDATE deliveries
-             SET status = CASE WHEN confirmed IS NOT NULL THEN 2 WHEN ?4 = 0 AND cancelling = 1 THEN 6 ELSE ?4 END,
-                 code = CASE WHEN confirmed IS NOT NULL THEN code WHEN ?4 = 0 AND cancelling = 1 THEN ?8 ELSE ?5 END,
+             SET status = CASE WHEN confirmed IS NOT NULL AND NOT {STALE_FAILURE} THEN 2
+                               WHEN ?4 = 0 AND cancelling = 1 THEN 6 ELSE ?4 END,
+                 code = CASE WHEN confirmed IS NOT NULL AND NOT {STALE_FAILURE} THEN code
+                             WHEN ?4 = 0 AND cancelling = 1 THEN ?8 ELSE ?5 END,
+                 confirmed = CASE WHEN {STALE_FAILURE} THEN NULL ELSE confirmed END,
                  provider = coalesce(?10, provider), provider_id = coalesce(?6, provider_id), due_at = ?7, lease_owner = 0, updated_at = ?9,
                  pinned = pinned OR ?11
              WHERE job = ?1 AND ordinal = ?2 AND status = 1 AND attempts = ?3 RETURNING status, confirmed",
-        )?
+        ))?
         .query_row(
             params![
                 record.key.job,
@@ -304,7 +309,8 @@ fn suppress(tx: &mut Tx<'_>, record: &Record, reason: SuppressionReason) -> rusq
         .query_row((record.key.job, record.key.ordinal), |row| row.get(0))
         .optional()?;
     let Some(address) = address else { return Ok(()) };
-    suppressions::add_in(tx, record.channel, &address, None, reason, record.provider).map(drop)
+    let entry = suppressions::Found { list: None, reason, source: record.provider, at: tx.now };
+    suppressions::add_in(tx, record.channel, &address, entry).map(drop)
 }
 
 /// Takes the status that the provider's callback brought while the attempt was under way; what it says stands above the outcome.

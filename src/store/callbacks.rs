@@ -56,6 +56,13 @@ pub enum Report {
     },
 }
 
+impl Report {
+    /// Whether only somebody who has the message can have caused it.
+    const fn shows_delivery(&self) -> bool {
+        matches!(self, Self::Delivered | Self::Opened | Self::Clicked | Self::Complained)
+    }
+}
+
 /// What callbacks did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
@@ -101,6 +108,10 @@ struct Found {
     provider_id: Option<String>,
     confirmed: Option<Status>,
 }
+
+/// Of an outcome with the provider's id `?6`: the failure that was kept for it is that of another message.
+pub(super) const STALE_FAILURE: &str = "(confirmed = 4 AND provider_id IS NOT NULL AND ?6 IS NOT NULL AND provider_id <> ?6
+     AND substr(provider_id, 1, length(?6) + 1) <> ?6 || '.')";
 
 /// What became of a message after it was sent, as it is stored; never renumbered.
 pub(super) mod confirmation {
@@ -218,11 +229,15 @@ fn confirm(tx: &Tx<'_>, key: DeliveryKey, callback: &Callback) -> rusqlite::Resu
 }
 
 fn take_report(tx: &mut Tx<'_>, found: &Found, id: DeliveryId, callback: &Callback, applied: &mut Applied) -> rusqlite::Result<()> {
-    if matches!(callback.report, Report::Failed { .. }) && found.is_of_another_attempt(callback) {
+    let is_failure = matches!(callback.report, Report::Failed { .. });
+    if is_failure && found.is_of_another_provider(callback) {
         return Ok(());
     }
     if found.status == Status::Sending {
-        return keep_for_the_outcome(tx, found, &callback.report);
+        return keep_for_the_outcome(tx, found, callback);
+    }
+    if is_failure && found.has_another_id(callback) {
+        return Ok(());
     }
     let moves = moves(found.status, found.code.as_deref(), found.attempts, &callback.report);
     let Some(last) = moves.last() else { return Ok(()) };
@@ -260,32 +275,48 @@ fn take_report(tx: &mut Tx<'_>, found: &Found, id: DeliveryId, callback: &Callba
 }
 
 impl Found {
-    /// Whether what failed was an attempt before the one that counts: made by another provider, or under another id.
-    fn is_of_another_attempt(&self, callback: &Callback) -> bool {
-        let is_other_id = match (&self.provider_id, &callback.provider_id) {
+    /// Whether what failed was an attempt of another provider's, before the one that counts.
+    fn is_of_another_provider(&self, callback: &Callback) -> bool {
+        self.provider.as_deref().is_some_and(|provider| provider != callback.provider)
+    }
+
+    /// Whether it is about another message than the one that counts, of an attempt before.
+    fn has_another_id(&self, callback: &Callback) -> bool {
+        match (&self.provider_id, &callback.provider_id) {
             (Some(ours), Some(told)) => told.strip_prefix(ours.as_str()).is_none_or(|rest| !rest.is_empty() && !rest.starts_with('.')),
             _ => false,
-        };
-        is_other_id || self.provider.as_deref().is_some_and(|provider| provider != callback.provider)
+        }
     }
 }
 
 /// The attempt is under way, and its outcome is to be recorded by whoever makes it: the report waits for that, the weightiest of them.
-/// What a failure is called waits as the delivery's code.
-fn keep_for_the_outcome(tx: &Tx<'_>, found: &Found, report: &Report) -> rusqlite::Result<()> {
-    let told = match report {
+/// What a failure is called waits as the delivery's code, and the id it is about as the delivery's: it may be an earlier attempt's, whose
+/// outcome was not known, and the outcome shows by its own id whether it is ([`STALE_FAILURE`]).
+fn keep_for_the_outcome(tx: &Tx<'_>, found: &Found, callback: &Callback) -> rusqlite::Result<()> {
+    let told = match &callback.report {
         Report::Taken => Status::Sent,
-        Report::Delivered => Status::Delivered,
+        report if report.shows_delivery() => Status::Delivered,
         Report::Failed { is_bounce: false, .. } if found.confirmed == Some(Status::Delivered) => return Ok(()),
         Report::Failed { .. } => Status::Failed,
         _ => return Ok(()),
     };
-    if found.confirmed.is_some_and(|confirmed| confirmed >= told) {
+    // Of two messages the one that did not fail counts.
+    let is_of_another = found.confirmed == Some(Status::Failed) && found.has_another_id(callback);
+    if found.confirmed.is_some_and(|confirmed| confirmed >= told) && !is_of_another {
         return Ok(());
     }
     tx.connection
-        .prepare_cached("UPDATE deliveries SET confirmed = ?3, code = coalesce(?4, code) WHERE job = ?1 AND ordinal = ?2")?
-        .execute((found.key.job, found.key.ordinal, told.as_number(), code_in(told, report).map(Code::as_str)))?;
+        .prepare_cached(
+            "UPDATE deliveries SET confirmed = ?3, code = ?4, provider_id = coalesce(?5, provider_id)
+             WHERE job = ?1 AND ordinal = ?2",
+        )?
+        .execute((
+            found.key.job,
+            found.key.ordinal,
+            told.as_number(),
+            code_in(told, &callback.report).map(Code::as_str),
+            callback.provider_id.as_deref(),
+        ))?;
     Ok(())
 }
 
@@ -302,8 +333,8 @@ fn moves(now: Status, code: Option<&str>, attempts: u32, report: &Report) -> &'s
     };
     match (report, now) {
         (Report::Taken, _) if is_in_doubt => &[Sent],
-        (Report::Delivered, Queued) if is_in_doubt => &[Sent, Delivered],
-        (Report::Delivered, Failed) if is_in_doubt => &[Delivered],
+        (report, Queued) if is_in_doubt && report.shows_delivery() => &[Sent, Delivered],
+        (report, Failed) if is_in_doubt && report.shows_delivery() => &[Delivered],
         (Report::Delivered, Sent) => &[Delivered],
         (Report::Failed { .. }, _) if is_in_doubt => &[Sent, Failed],
         (Report::Failed { .. }, Sent) | (Report::Failed { is_bounce: true, .. }, Delivered) => &[Failed],
@@ -326,12 +357,14 @@ fn change_list(tx: &mut Tx<'_>, address: &str, callback: &Callback, applied: &mu
         Report::Unsubscribed { list } => (SuppressionReason::Unsubscribed, list.clone()),
         Report::Resubscribed { list } => {
             let list = list.as_ref().map_or("", ListName::as_str);
-            applied.released += suppressions::remove_in(tx, callback.channel, address, Some(list), &[SuppressionReason::Unsubscribed])?;
+            let told = suppressions::Told { list: Some(list), by: Some(callback.at) };
+            applied.released += suppressions::remove_in(tx, callback.channel, address, told, &[SuppressionReason::Unsubscribed])?;
             return Ok(());
         }
         _ => return Ok(()),
     };
-    if suppressions::add_in(tx, callback.channel, address, list.clone(), reason, callback.provider)? {
+    let entry = suppressions::Found { list: list.clone(), reason, source: callback.provider, at: callback.at };
+    if suppressions::add_in(tx, callback.channel, address, entry)? {
         applied.suppressed.push(SuppressedAddress { channel: callback.channel, address: address.to_owned(), list, reason });
     }
     Ok(())
@@ -390,6 +423,11 @@ mod tests {
         check("queued 1", &Report::Taken, &[Sent]);
         check("queued 2", &Report::Delivered, &[Sent, Delivered]);
         check("queued 1", &failed, &[Sent, Failed]);
+        for report in [Report::Opened, Report::Clicked, Report::Complained] {
+            check("failed unknown_outcome", &report, &[Delivered]);
+            check("queued 1", &report, &[Sent, Delivered]);
+            check("queued 0", &report, &[]);
+        }
         // Never attempted: whatever it is about, it is not this.
         check("queued 0", &Report::Delivered, &[]);
         check("queued 0", &failed, &[]);

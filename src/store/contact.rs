@@ -150,7 +150,7 @@ fn insert_token(tx: &mut Tx<'_>, user: &UserId, token: &PushToken, platform: Opt
         )?
         .execute(params![token.as_str(), user.as_str(), platform, at.as_millis()])?;
     let gone = [SuppressionReason::Unregistered, SuppressionReason::Bounced];
-    suppressions::remove_in(tx, Channel::Push, token.as_str(), None, &gone)?;
+    suppressions::remove_in(tx, Channel::Push, token.as_str(), suppressions::Told::default(), &gone)?;
     Ok(())
 }
 

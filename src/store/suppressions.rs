@@ -100,7 +100,7 @@ impl Store {
             .write(Urgency::Normal, entries.len(), move |tx| {
                 let mut done = Suppressed::default();
                 for entry in &entries {
-                    match put(tx, &entry.key, entry.reason, &entry.source, entry.expires_at)? {
+                    match put(tx, &entry.key, entry.reason, &entry.source, entry.expires_at, tx.now)? {
                         Put::Added => done.added += 1,
                         Put::Changed => done.changed += 1,
                         Put::Kept => done.kept += 1,
@@ -216,31 +216,42 @@ pub(super) fn reason(
         .optional()
 }
 
+/// What was found out about an address.
+pub(super) struct Found<'a> {
+    pub list: Option<ListName>,
+    pub reason: SuppressionReason,
+    pub source: &'a str,
+    /// When it was so.
+    pub at: Timestamp,
+}
+
+/// What no longer holds of an address.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Told<'a> {
+    /// The empty one is all mail. Absent: every list.
+    pub list: Option<&'a str>,
+    /// An entry made after this moment stays: the news is older than it. Absent: it is news of now.
+    pub by: Option<Timestamp>,
+}
+
 /// Puts an address on the list for as long as the settings say, as part of another write. A device that is gone is forgotten as well.
 /// True when the address was not on the list; false too when it is nothing that can be.
-pub(super) fn add_in(
-    tx: &mut Tx<'_>,
-    channel: Channel,
-    address: &str,
-    list: Option<ListName>,
-    reason: SuppressionReason,
-    source: &str,
-) -> rusqlite::Result<bool> {
+pub(super) fn add_in(tx: &mut Tx<'_>, channel: Channel, address: &str, found: Found<'_>) -> rusqlite::Result<bool> {
+    let Found { list, reason, source, at } = found;
     let Ok(key) = SuppressionKey::new(channel, address, list) else { return Ok(false) };
     if channel == Channel::Push && reason == SuppressionReason::Unregistered {
         tx.connection.prepare_cached("DELETE FROM push_tokens WHERE token = ?1")?.execute([&key.address])?;
     }
     let expires_at = tx.suppressions.expires_at(reason, tx.now);
-    Ok(put(tx, &key, reason, source, expires_at)? == Put::Added)
+    Ok(put(tx, &key, reason, source, expires_at, at)? == Put::Added)
 }
 
-/// Takes an address off the list if it is there for one of these reasons, as part of another write; how many entries that were. All
-/// lists are meant when `list` is `None`.
+/// Takes an address off the list if it is there for one of these reasons, as part of another write; how many entries that were.
 pub(super) fn remove_in(
     tx: &mut Tx<'_>,
     channel: Channel,
     address: &str,
-    list: Option<&str>,
+    told: Told<'_>,
     reasons: &[SuppressionReason],
 ) -> rusqlite::Result<u64> {
     if !tx.has_suppressions() {
@@ -251,8 +262,11 @@ pub(super) fn remove_in(
     for reason in reasons {
         let gone = tx
             .connection
-            .prepare_cached("DELETE FROM suppressions WHERE channel = ?1 AND address = ?2 AND reason = ?3 AND (?4 IS NULL OR list = ?4)")?
-            .execute((channel.as_number(), &address, reason.as_str(), list))?;
+            .prepare_cached(
+                "DELETE FROM suppressions WHERE channel = ?1 AND address = ?2 AND reason = ?3 AND (?4 IS NULL OR list = ?4)
+                 AND (?5 IS NULL OR created_at <= ?5)",
+            )?
+            .execute((channel.as_number(), &address, reason.as_str(), told.list, told.by.map(Timestamp::as_millis)))?;
         removed += gone;
     }
     tx.count_suppressions(-rows(removed));
@@ -278,6 +292,7 @@ fn put(
     reason: SuppressionReason,
     source: &str,
     expires_at: Option<Timestamp>,
+    at: Timestamp,
 ) -> rusqlite::Result<Put> {
     let place = (key.channel.as_number(), &key.address, list_column(key.list.as_ref()));
     let present = tx
@@ -297,6 +312,12 @@ fn put(
         }
     };
     if result == Put::Kept {
+        // It was so again: what takes it back has to come after that.
+        tx.connection
+            .prepare_cached(
+                "UPDATE suppressions SET created_at = max(created_at, ?5) WHERE channel = ?1 AND address = ?2 AND list = ?3 AND reason = ?4",
+            )?
+            .execute((place.0, place.1, place.2, reason.as_str(), at.as_millis()))?;
         return Ok(result);
     }
     tx.connection
@@ -305,7 +326,7 @@ fn put(
              ON CONFLICT (channel, address, list) DO UPDATE
              SET reason = excluded.reason, source = excluded.source, created_at = excluded.created_at, expires_at = excluded.expires_at",
         )?
-        .execute(params![place.0, place.1, place.2, reason.as_str(), source, tx.now.as_millis(), expires_at.map(Timestamp::as_millis)])?;
+        .execute(params![place.0, place.1, place.2, reason.as_str(), source, at.as_millis(), expires_at.map(Timestamp::as_millis)])?;
     if present.is_none() {
         tx.count_suppressions(1);
     }

@@ -145,7 +145,7 @@ fn callback(event: &Value, kind: &str, now: Timestamp) -> Option<Callback> {
     let text = |member: &str| event[member].as_str().filter(|text| text.len() <= TEXT_LIMIT);
     let report = match kind {
         // Taken by whoever we thought might not have: a resend that waits is not needed.
-        "processed" => Report::Taken,
+        "processed" | "deferred" => Report::Taken,
         "delivered" => Report::Delivered,
         "bounce" if text("type") == Some("blocked") => Report::Failed { code: Code::CONTENT_REFUSED, suppress: None, is_bounce: true },
         "bounce" => Report::Failed { code: Code::BOUNCED, suppress: Some(SuppressionReason::Bounced), is_bounce: true },
@@ -260,7 +260,7 @@ mod tests {
         use SuppressionReason::{Bounced, Complained, Unsubscribed};
         let failed = |code, suppress, is_bounce| Some(Report::Failed { code, suppress, is_bounce });
         check(&json!({ "event": "processed" }), Some(Report::Taken));
-        check(&json!({ "event": "deferred" }), None);
+        check(&json!({ "event": "deferred" }), Some(Report::Taken));
         check(&json!({ "event": "delivered" }), Some(Report::Delivered));
         check(&json!({ "event": "bounce", "type": "bounce" }), failed(Code::BOUNCED, Some(Bounced), true));
         check(&json!({ "event": "bounce" }), failed(Code::BOUNCED, Some(Bounced), true));

@@ -410,6 +410,11 @@ impl Offer {
         self.each(|delivery| delivery.placement = placement)
     }
 
+    /// The kind of mail it is.
+    pub fn list(self, list: Option<&str>) -> Self {
+        self.each(|delivery| delivery.list = list.map(Arc::from))
+    }
+
     fn each(mut self, change: impl Fn(&mut NewDelivery)) -> Self {
         self.deliveries.iter_mut().for_each(change);
         self

@@ -4,6 +4,7 @@
 mod accept;
 mod attempts;
 mod auditing;
+mod callbacks;
 mod cancel;
 mod claims;
 mod collapse;
@@ -14,6 +15,7 @@ mod large_jobs;
 mod listings;
 mod live;
 mod retention;
+mod suppressions;
 mod suspects;
 mod writer;
 
@@ -62,6 +64,14 @@ contract! {
             an_outcome_of_a_purged_delivery_leaves_nothing
             interrupted_attempts_are_found_after_a_restart
             an_interrupted_row_that_does_not_read_back_keeps_nobody
+        }
+        callbacks {
+            a_repeat_changes_nothing
+            a_failure_of_an_earlier_attempt_leaves_a_later_success
+            a_failure_before_the_answer_counts
+            what_is_confirmed_has_no_code
+            whoever_reads_it_has_it
+            who_comes_back_takes_back_only_what_was_before
         }
         cancel {
             what_waits_is_cancelled_and_what_is_under_way_is_too_late
@@ -158,6 +168,17 @@ contract! {
             open_jobs_are_kept
             a_large_job_goes_in_steps
             purged_inbox_items_are_no_loss
+        }
+        suppressions {
+            a_gate_holds_back_what_waits_in_memory
+            a_gate_holds_back_between_attempts
+            a_gate_holds_back_from_the_next_provider
+            a_gate_holds_back_what_was_meant_for_later
+            a_list_holds_back_its_own_mails
+            each_reason_lasts_its_time
+            what_is_over_holds_nobody_back
+            pages_of_the_list_have_no_holes
+            a_dead_address_is_suppressed_with_its_outcome
         }
         suspects {
             tries_are_counted_across_restarts
