@@ -27,6 +27,7 @@ use crate::{
         Provider,
         email::unsubscribe::UnsubscribeLinks,
         outbox::{self, Outbox},
+        sms::twilio,
     },
     config::{AdminConfig, Config, PublicConfig},
     event::{Event, emit},
@@ -372,6 +373,7 @@ impl Daemon {
             base_url: self.config.public.base_url.clone(),
             sendgrid_public_key: self.config.provider.sendgrid.webhook_public_key.clone(),
             twilio_auth_token: self.config.provider.twilio.token.clone(),
+            twilio_pace: self.lanes[Channel::Sms].pace_of(twilio::NAME),
         };
         WebhookState::new(self.store.clone(), self.templates.clone(), self.links.clone(), settings)
     }

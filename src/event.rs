@@ -123,9 +123,11 @@ pub enum Event<'a> {
         repeated: u32,
         unknown: u32,
     },
+    /// `untold` is how many of them were counted and not told since the last line; without it this one is counted alone.
     CallbackRefused {
         provider: &'static str,
         reason: &'a str,
+        untold: Option<u64>,
     },
     /// The address is masked.
     AddressSuppressed {
@@ -304,9 +306,11 @@ fn emit_callback(event: &Event<'_>) {
             counter!("tarishi_callbacks_repeated_total", "provider" => *provider).increment(u64::from(*repeated));
             counter!("tarishi_callbacks_unmatched_total", "provider" => *provider).increment(u64::from(*unknown));
         }
-        Event::CallbackRefused { provider, reason } => {
+        Event::CallbackRefused { provider, reason, untold } => {
             counter!("tarishi_callbacks_refused_total", "provider" => *provider).increment(1);
-            warn!(provider, reason, "callback refused");
+            if let Some(untold) = untold {
+                warn!(provider, reason, untold, "callback refused");
+            }
         }
         Event::AddressSuppressed { channel, address, list, reason, source } => {
             counter!("tarishi_addresses_suppressed_total", "channel" => channel.as_str(), "reason" => reason.as_str()).increment(1);

@@ -11,7 +11,7 @@ use crate::{
     channel::Provider,
     config::BreakerConfig,
     event::{Event, emit},
-    model::{Channel, Code, Outcome, Timestamp},
+    model::{Channel, Outcome, Timestamp},
     socket::Hub,
 };
 
@@ -96,7 +96,8 @@ impl Carried {
     /// Lets breaker and pace learn from an attempt; true when who waits should look again.
     fn learn(&self, channel: Channel, is_probe: bool, outcome: &Outcome, now: Timestamp) -> bool {
         let name = self.provider.name();
-        if let Outcome::Transient { code: Code::RATE_LIMITED | Code::CARRIER_QUEUE_FULL, retry_after, .. } = outcome
+        if let Outcome::Transient { code, retry_after, .. } = outcome
+            && code.asks_for_fewer()
             && let Some(rate) = self.pace.limited(*retry_after, now)
         {
             emit(&Event::PaceLowered { provider: name, channel, rate });
@@ -194,6 +195,12 @@ impl Lane {
         if carried.learn(self.channel, permitted.is_probe, outcome, Timestamp::now()) {
             self.wake.notify_one();
         }
+    }
+
+    /// How fast this provider's account is used, when it is one of this channel's.
+    pub fn pace_of(&self, name: &str) -> Option<Arc<Pace>> {
+        let carried = self.carrier.providers().get(self.carrier.place(name)?)?;
+        Some(carried.pace.clone())
     }
 
     pub(super) fn provider_name(&self, provider: usize) -> &'static str {

@@ -9,7 +9,11 @@ mod sendgrid;
 mod twilio;
 mod unsubscribe;
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -23,13 +27,19 @@ use tokio::sync::Semaphore;
 use crate::{
     channel::email::unsubscribe::UnsubscribeLinks,
     event::{Event, emit},
-    model::mask,
+    lane::Pace,
+    model::{Channel, Timestamp, mask},
     store::{Applied, Callback, Store, SuppressedAddress},
     template::Templates,
 };
 
-/// Bytes of all bodies that are being read at once. Anybody may send some, and what they are worth shows at their end.
-const IN_FLIGHT_LIMIT: usize = 64 << 20;
+/// Bytes of all bodies that are being read at once, for each route by itself: anybody may send some, what they are worth shows at their
+/// end, and nobody's keep another's out.
+const SENDGRID_ROOM: usize = 64 << 20;
+const TWILIO_ROOM: usize = 4 << 20;
+const UNSUBSCRIBE_ROOM: usize = 4 << 20;
+/// Anybody can be refused as often as they like; the same reason is told no more often than this.
+const REFUSAL_LINE_EVERY: Duration = Duration::from_secs(10);
 
 /// What the webhooks work with.
 pub struct WebhookState {
@@ -39,7 +49,11 @@ pub struct WebhookState {
     /// Absent: their callbacks are refused.
     sendgrid: Option<sendgrid::Verifier>,
     twilio: Option<twilio::Verifier>,
-    in_flight: Semaphore,
+    twilio_pace: Option<Arc<Pace>>,
+    sendgrid_room: Semaphore,
+    twilio_room: Semaphore,
+    unsubscribe_room: Semaphore,
+    refusals: Mutex<Refusals>,
 }
 
 /// What providers sign with, and where they call.
@@ -50,6 +64,8 @@ pub struct WebhookSettings {
     /// Base64 of a DER `SubjectPublicKeyInfo`.
     pub sendgrid_public_key: Option<String>,
     pub twilio_auth_token: Option<SecretString>,
+    /// How fast Twilio's account is used; absent: it is not.
+    pub twilio_pace: Option<Arc<Pace>>,
 }
 
 impl WebhookState {
@@ -57,12 +73,37 @@ impl WebhookState {
         let sendgrid = settings.sendgrid_public_key.and_then(|key| {
             let verifier = sendgrid::Verifier::new(&key);
             if verifier.is_none() {
-                emit(&Event::CallbackRefused { provider: sendgrid::NAME, reason: "provider.sendgrid.webhook_public_key is no P-256 key" });
+                let reason = "provider.sendgrid.webhook_public_key is no P-256 key";
+                emit(&Event::CallbackRefused { provider: sendgrid::NAME, reason, untold: Some(0) });
             }
             verifier
         });
         let twilio = settings.twilio_auth_token.map(|token| twilio::Verifier::new(&settings.base_url, &token));
-        Self { store, templates, links, sendgrid, twilio, in_flight: Semaphore::new(IN_FLIGHT_LIMIT) }
+        Self {
+            store,
+            templates,
+            links,
+            sendgrid,
+            twilio,
+            twilio_pace: settings.twilio_pace,
+            sendgrid_room: Semaphore::new(SENDGRID_ROOM),
+            twilio_room: Semaphore::new(TWILIO_ROOM),
+            unsubscribe_room: Semaphore::new(UNSUBSCRIBE_ROOM),
+            refusals: Mutex::default(),
+        }
+    }
+
+    /// The answer, and the word of it in our log. Who is refused learns no more than the status says.
+    fn refuse(&self, provider: &'static str, refused: Refused) -> Response {
+        let reason = refused.reason();
+        let untold = self.refusals.lock().unwrap_or_else(PoisonError::into_inner).count(provider, reason, Timestamp::now());
+        emit(&Event::CallbackRefused { provider, reason, untold });
+        let status = refused.status();
+        let mut response = (status, format!("{}\n", status.canonical_reason().unwrap_or("refused"))).into_response();
+        if matches!(refused, Refused::Busy | Refused::Store) {
+            response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("5"));
+        }
+        response
     }
 }
 
@@ -112,16 +153,22 @@ impl Refused {
             Self::Store => "the store cannot be written at the moment",
         }
     }
+}
 
-    /// The answer, and the word of it in our log. Who is refused learns no more than the status says.
-    fn told(self, provider: &'static str) -> Response {
-        emit(&Event::CallbackRefused { provider, reason: self.reason() });
-        let status = self.status();
-        let mut response = (status, format!("{}\n", status.canonical_reason().unwrap_or("refused"))).into_response();
-        if matches!(self, Self::Busy | Self::Store) {
-            response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("5"));
+/// When a reason was told last, and how often it was not since. There are as many reasons as this module names.
+#[derive(Default)]
+struct Refusals(HashMap<(&'static str, &'static str), (Timestamp, u64)>);
+
+impl Refusals {
+    /// Counts one more; says whether to tell of it, and how many went untold before.
+    fn count(&mut self, provider: &'static str, reason: &'static str, now: Timestamp) -> Option<u64> {
+        let (told_at, untold) = self.0.entry((provider, reason)).or_default();
+        if now < told_at.saturating_add(REFUSAL_LINE_EVERY) {
+            *untold += 1;
+            return None;
         }
-        response
+        *told_at = now;
+        Some(std::mem::take(untold))
     }
 }
 
@@ -144,19 +191,25 @@ fn media_type(headers: &HeaderMap) -> String {
 
 impl WebhookState {
     /// Applies callbacks, and tells of what they did.
-    async fn apply(&self, provider: &'static str, callbacks: Vec<Callback>) -> Result<(), Refused> {
-        if callbacks.is_empty() {
-            return Ok(());
-        }
+    async fn apply(&self, provider: &'static str, callbacks: Vec<Callback>) -> Result<Applied, Refused> {
         match self.store.apply_callbacks(callbacks).await {
             Ok(applied) => {
                 tell(provider, &applied);
-                Ok(())
+                Ok(applied)
             }
             Err(error) => {
                 emit(&Event::StoreFailed { doing: "applying callbacks; the provider will call again", error: &error.to_string() });
                 Err(Refused::Store)
             }
+        }
+    }
+}
+
+impl WebhookState {
+    /// Twilio takes messages faster than a sender may send them, and says so only afterwards.
+    fn slow_down_twilio(&self, now: Timestamp) {
+        if let Some(rate) = self.twilio_pace.as_ref().and_then(|pace| pace.limited(None, now)) {
+            emit(&Event::PaceLowered { provider: twilio::NAME, channel: Channel::Sms, rate });
         }
     }
 }
@@ -178,4 +231,22 @@ fn tell_suppressed(source: &str, suppressed: &SuppressedAddress) {
     let SuppressedAddress { channel, address, list, reason } = suppressed;
     let list = list.as_ref().map(crate::model::ListName::as_str);
     emit(&Event::AddressSuppressed { channel: *channel, address: &mask(address), list, reason: *reason, source });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_refusals_is_told_once_in_a_while() {
+        let now: Timestamp = "2026-01-15T10:30:00Z".parse().unwrap();
+        let mut refusals = Refusals::default();
+        assert_eq!(refusals.count("twilio", "a", now), Some(0));
+        for _ in 0..3 {
+            assert_eq!(refusals.count("twilio", "a", now), None);
+        }
+        assert_eq!((refusals.count("twilio", "b", now), refusals.count("sendgrid", "a", now)), (Some(0), Some(0)));
+        let later = now.saturating_add(REFUSAL_LINE_EVERY);
+        assert_eq!((refusals.count("twilio", "a", later), refusals.count("twilio", "a", later)), (Some(3), None));
+    }
 }

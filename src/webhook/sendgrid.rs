@@ -19,6 +19,7 @@ use sha2::{Digest as _, Sha256};
 use super::{Refused, WebhookState, body, media_type, only};
 use crate::{
     channel::email::DELIVERY_ARGUMENT,
+    config,
     event::{Event, emit},
     model::{Channel, Code, DeliveryId, ListName, SuppressionReason, TemplateName, Timestamp},
     store::{Callback, Report, StoreError},
@@ -72,7 +73,7 @@ impl Verifier {
 pub(super) async fn receive(State(state): State<Arc<WebhookState>>, headers: HeaderMap, body: Body) -> Response {
     match take(&state, &headers, body).await {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
-        Err(refused) => refused.told(NAME),
+        Err(refused) => state.refuse(NAME, refused),
     }
 }
 
@@ -84,7 +85,7 @@ async fn take(state: &WebhookState, headers: &HeaderMap, body: Body) -> Result<(
     if media_type(headers) != "application/json" {
         return Err(Refused::ContentType);
     }
-    let body = body::read(body, BODY_LIMIT, &state.in_flight).await?;
+    let body = body::read(body, BODY_LIMIT, &state.sendgrid_room).await?;
     let (timestamp, signature) = (timestamp.to_owned(), signature.to_owned());
     let is_long = body.len() > INLINE_LIMIT;
     let verifier = verifier.clone();

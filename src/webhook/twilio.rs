@@ -138,7 +138,7 @@ fn one_parameter(query: &str, name: &str) -> Option<String> {
 pub(super) async fn receive(State(state): State<Arc<WebhookState>>, RawQuery(query): RawQuery, headers: HeaderMap, body: Body) -> Response {
     match take(&state, query.as_deref(), &headers, body).await {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
-        Err(refused) => refused.told(NAME),
+        Err(refused) => state.refuse(NAME, refused),
     }
 }
 
@@ -149,7 +149,7 @@ async fn take(state: &WebhookState, query: Option<&str>, headers: &HeaderMap, bo
     if !matches!(media_type.as_str(), "application/x-www-form-urlencoded" | "application/json") {
         return Err(Refused::ContentType);
     }
-    let body = body::read(body, BODY_LIMIT, &state.in_flight).await?;
+    let body = body::read(body, BODY_LIMIT, &state.twilio_room).await?;
     let signed = signed_fields(&media_type, query, &body)?;
     if !verifier.is_good(&verifier.url(query), &signed, signature) {
         return Err(Refused::Signature("the signature is not over this request; is public.base_url what Twilio calls?"));
@@ -158,8 +158,13 @@ async fn take(state: &WebhookState, query: Option<&str>, headers: &HeaderMap, bo
     let delivery = query.and_then(|query| one_parameter(query, DELIVERY)).and_then(|id| id.parse().ok());
     let status = field(&fields, "MessageStatus").or_else(|| field(&fields, "SmsStatus")).unwrap_or_default();
     emit(&Event::CallbackReceived { provider: NAME, kind: kind(status) });
-    let callback = callback(&fields, status, delivery, Timestamp::now())?;
-    state.apply(NAME, callback.into_iter().collect()).await
+    let Some(callback) = callback(&fields, status, delivery, Timestamp::now())? else { return Ok(()) };
+    let asks_for_fewer = matches!(callback.report, Report::Failed { code, .. } if code.asks_for_fewer());
+    let applied = state.apply(NAME, vec![callback]).await?;
+    if asks_for_fewer && applied.repeated == 0 {
+        state.slow_down_twilio(Timestamp::now());
+    }
+    Ok(())
 }
 
 fn field<'f>(fields: &'f Fields, name: &str) -> Option<&'f str> {
@@ -216,6 +221,7 @@ fn callback(fields: &Fields, status: &str, delivery: Option<DeliveryId>, now: Ti
 fn failed(error_code: &str) -> Report {
     let (code, suppress) = match error_code {
         "30001" => (Code::CARRIER_QUEUE_FULL, None),
+        "30022" => (Code::RATE_LIMITED, None),
         "30003" => (Code::HANDSET_UNREACHABLE, None),
         "30005" | "30006" => (Code::ADDRESS_UNKNOWN, Some(SuppressionReason::Bounced)),
         "30007" => (Code::CONTENT_REFUSED, None),
@@ -307,6 +313,7 @@ mod tests {
         check("MessageSid=SM1&MessageStatus=undelivered&ErrorCode=30005", failed(Code::ADDRESS_UNKNOWN, Some(SuppressionReason::Bounced)));
         check("MessageSid=SM1&MessageStatus=undelivered&ErrorCode=30006", failed(Code::ADDRESS_UNKNOWN, Some(SuppressionReason::Bounced)));
         check("MessageSid=SM1&MessageStatus=undelivered&ErrorCode=30007", failed(Code::CONTENT_REFUSED, None));
+        check("MessageSid=SM1&MessageStatus=undelivered&ErrorCode=30022", failed(Code::RATE_LIMITED, None));
         check("MessageSid=SM1&MessageStatus=failed&ErrorCode=30001", failed(Code::CARRIER_QUEUE_FULL, None));
         check("MessageSid=SM1&MessageStatus=failed&ErrorCode=21610", failed(Code::OPTED_OUT, Some(SuppressionReason::OptedOut)));
         check("MessageSid=SM1&MessageStatus=failed&ErrorCode=99999", failed(Code::UNDELIVERED, None));

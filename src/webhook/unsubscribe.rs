@@ -40,7 +40,7 @@ pub(super) async fn unsubscribe(
     body: Body,
 ) -> Response {
     let Some((address, list)) = state.links.open(&token) else { return page::unknown_link() };
-    let body = match body::read(body, BODY_LIMIT, &state.in_flight).await {
+    let body = match body::read(body, BODY_LIMIT, &state.unsubscribe_room).await {
         Ok(body) => body,
         Err(refused) => return page::try_again(refused.status()),
     };
