@@ -160,7 +160,8 @@ impl Letter {
                 detail: format!("of the sender: {detail}"),
             };
         }
-        Outcome::Permanent { kind: PermanentKind::Address, code: Code::ADDRESS_UNSUPPORTED, detail }
+        // Nothing is wrong with the address: another server may reach it.
+        Outcome::Permanent { kind: PermanentKind::Payload, code: Code::ADDRESS_UNSUPPORTED, detail }
     }
 }
 
