@@ -34,6 +34,8 @@ pub const NAME: &str = "sendgrid";
 const MAIL_LIMIT: usize = 30_000_000;
 /// The scope that sending takes.
 const SCOPE: &str = "mail.send";
+/// Members of a request that are the same for every mail, beside `from`.
+const CONFIGURED: [&str; 3] = ["reply_to", "categories", "mail_settings"];
 /// Longest wait that a rate header is believed.
 const RESET_LIMIT: Duration = Duration::from_mins(10);
 
@@ -79,9 +81,9 @@ impl SendGrid {
     /// # Errors
     /// The outcome of a mail that would be refused for what it is.
     pub fn compose(&self, message: &Message, mail: &Email) -> Result<Vec<u8>, Outcome> {
+        super::check(mail).map_err(|detail| payload(Code::PAYLOAD_REFUSED, detail))?;
         let from = self.senders.for_tenant(message.tenant.as_deref());
         let text = |r#type, value| Content { r#type, value };
-        super::check(mail).map_err(|detail| payload(Code::PAYLOAD_REFUSED, detail))?;
         // Plain text first: the order is that of preference, and it is asked for.
         let content: Vec<Content<'_>> = [("text/plain", &mail.text), ("text/html", &mail.html)]
             .into_iter()
@@ -198,6 +200,8 @@ fn classify(answer: &Answer, sandbox: bool, reset: Option<Timestamp>, now: Times
         // What sandbox mode answers; elsewhere it is nobody's answer to this request.
         200 if sandbox => Outcome::Sent { provider_id: None },
         400 if errors.is_about("from") => config(Code::SENDER_REFUSED, detail()),
+        // What stands in the configuration, and in every mail.
+        400 if CONFIGURED.into_iter().any(|field| errors.is_about(field)) => config(Code::CONFIG_REFUSED, detail()),
         400 if errors.is_about_recipient() => {
             Outcome::Permanent { kind: PermanentKind::Address, code: Code::ADDRESS_REFUSED, detail: detail() }
         }
@@ -287,7 +291,7 @@ impl Errors {
     }
 
     fn is_about(&self, field: &str) -> bool {
-        self.fields().any(|found| found == field || found.strip_prefix(field).is_some_and(|rest| rest.starts_with('.')))
+        self.fields().any(|found| found.strip_prefix(field).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '['])))
     }
 
     /// All of it: an address is given up only when nothing else is wrong.
@@ -334,6 +338,10 @@ mod tests {
         check(200, "{}", "unknown unexpected_answer");
         check(400, &error("Does not contain a valid address.", "\"personalizations.0.to.0.email\""), "Address address_refused");
         check(400, &error("The from email does not contain a valid address.", "\"from.email\""), "Config sender_refused");
+        for field in ["reply_to", "reply_to.email", "categories", "categories.0", "categories[0]", "mail_settings.sandbox_mode.enable"] {
+            check(400, &error("Invalid value.", &format!("\"{field}\"")), "Config config_refused");
+        }
+        check(400, &error("Invalid value.", "\"reply_to_list\""), "Payload payload_refused");
         check(400, &error("The subject is required.", "\"subject\""), "Payload payload_refused");
         check(400, &error("Bad Request", "null"), "Payload payload_refused");
         check(400, &error("Bad Request", "\"null\""), "Payload payload_refused");
