@@ -2,10 +2,11 @@
 
 use std::{
     collections::BTreeSet,
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     io::{self, Read as _, Write as _},
     ops::ControlFlow,
-    path::Path,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
     str::FromStr,
 };
 
@@ -82,7 +83,7 @@ pub(super) async fn import(args: &ImportArgs, global: &GlobalArgs) -> Result<(),
 pub(super) async fn export(args: &ExportArgs, client: &Client) -> Result<(), Failure> {
     let mut file = match &args.file {
         None => None,
-        Some(path) => Some((path, File::create(path).map_err(|error| unwritable(path, &error))?)),
+        Some(path) => Some((path, Draft::beside(path).map_err(|error| unwritable(path, &error))?)),
     };
     let mut pages = Pages::new(client, &args.filter, None);
     let mut written = 0;
@@ -91,7 +92,7 @@ pub(super) async fn export(args: &ExportArgs, client: &Client) -> Result<(), Fai
         written += page.len() as u64;
         rows.extend(to_csv(Some(&page))?);
         match &mut file {
-            Some((path, file)) => file.write_all(&rows).map_err(|error| unwritable(path, &error))?,
+            Some((path, draft)) => draft.file.write_all(&rows).map_err(|error| unwritable(path, &error))?,
             None => {
                 if output::print_bytes(&rows)? == ControlFlow::Break(()) {
                     return Ok(());
@@ -100,10 +101,50 @@ pub(super) async fn export(args: &ExportArgs, client: &Client) -> Result<(), Fai
         }
         rows.clear();
     }
-    if let Some((path, _)) = file {
+    if let Some((path, draft)) = file {
+        draft.publish().map_err(|error| unwritable(path, &error))?;
         output::note(&format!("{} written to {}", count(written, "entry"), path.display()));
     }
     Ok(())
+}
+
+/// A file that gets its name once all of it is written: what has the name is whole, and what was there before stays until then. Others
+/// may not read it.
+struct Draft {
+    file: File,
+    /// Where it is written and what it becomes; absent when that is no file, a pipe for one.
+    paths: Option<(PathBuf, PathBuf)>,
+}
+
+impl Draft {
+    fn beside(path: &Path) -> io::Result<Self> {
+        if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+            return Ok(Self { file: OpenOptions::new().write(true).open(path)?, paths: None });
+        }
+        // The file a link leads to is meant, not the link.
+        let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?.to_string_lossy().into_owned();
+        let draft = path.with_file_name(format!(".{name}.{}", std::process::id()));
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+        Ok(Self { file, paths: Some((draft, path)) })
+    }
+
+    fn publish(mut self) -> io::Result<()> {
+        let Some((draft, path)) = &self.paths else { return Ok(()) };
+        self.file.sync_all()?;
+        fs::rename(draft, path)?;
+        self.paths = None;
+        Ok(())
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if let Some((draft, _)) = &self.paths {
+            // Nothing more can be done about one that stays.
+            let _ = fs::remove_file(draft);
+        }
+    }
 }
 
 fn unwritable(path: &Path, error: &io::Error) -> Failure {
@@ -130,15 +171,22 @@ fn to_csv(entries: Option<&[EntryView]>) -> Result<Vec<u8>, Failure> {
 
 fn read(path: &Path) -> Result<String, Failure> {
     let unreadable = |error: io::Error| Failure::unreadable(path, &error);
-    let mut text = String::new();
-    if path == Path::new("-") {
-        io::stdin().lock().take(FILE_LIMIT).read_to_string(&mut text).map_err(unreadable)?;
-        return Ok(text);
+    let read = if path == Path::new("-") {
+        read_whole(io::stdin().lock(), FILE_LIMIT)
+    } else {
+        File::open(path).and_then(|file| read_whole(file, FILE_LIMIT))
+    };
+    read.map_err(unreadable)?.ok_or_else(|| Failure::new(Exit::Failed, format!("{} is larger than 1 GiB", path.display()), "split it"))
+}
+
+/// All there is to read; `None` when it is more than `limit` bytes. The first part of a list is not the list.
+fn read_whole(from: impl io::Read, limit: u64) -> io::Result<Option<String>> {
+    let mut text = Vec::new();
+    from.take(limit + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > limit {
+        return Ok(None);
     }
-    if fs::metadata(path).map_err(unreadable)?.len() > FILE_LIMIT {
-        return Err(Failure::new(Exit::Failed, format!("{} is larger than 1 GiB", path.display()), "split it"));
-    }
-    fs::read_to_string(path).map_err(unreadable)
+    String::from_utf8(text).map(Some).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 /// Reads lines, good and bad; an error when the heading is wrong and no line means anything.
@@ -245,6 +293,37 @@ mod tests {
             assert_eq!((entry.key.address.as_str(), entry.expires_at), (view.address.as_str(), view.expires_at));
             assert_eq!(entry.reason, SuppressionReason::Bounced);
         }
+    }
+
+    #[test]
+    fn part_of_a_list_is_none() {
+        assert_eq!(read_whole(&b"address"[..], 7).unwrap().as_deref(), Some("address"));
+        assert_eq!(read_whole(&b"address\n"[..], 7).unwrap(), None);
+        assert!(read_whole(&b"\xff"[..], 7).is_err());
+    }
+
+    #[test]
+    fn a_file_has_its_name_when_it_is_whole() {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("list.csv");
+        fs::write(&path, "before").unwrap();
+        let mut draft = Draft::beside(&path).unwrap();
+        draft.file.write_all(b"half").unwrap();
+        drop(draft);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "before");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
+        let link = folder.path().join("link.csv");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let mut draft = Draft::beside(&link).unwrap();
+        draft.file.write_all(b"whole").unwrap();
+        draft.publish().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "whole");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert!(Draft::beside(folder.path()).is_err());
+        assert!(Draft::beside("/dev/null".as_ref()).unwrap().paths.is_none());
     }
 
     #[test]
