@@ -32,6 +32,8 @@ PORTS = {
     "ascii": dict(tls=None, login=False, utf8=False, host="localhost"),
     "open": dict(tls="starttls", login=False, utf8=True, host="localhost"),
     "wrong_host": dict(tls="starttls", login=True, utf8=True, host="elsewhere.example"),
+    # Answers STARTTLS, and says more in the same breath.
+    "injecting": dict(tls="starttls", login=True, utf8=True, host="localhost"),
     "wrong_host_implicit": dict(tls="implicit", login=True, utf8=True, host="elsewhere.example"),
 }
 NEVER = 3600
@@ -44,6 +46,10 @@ REFUSALS = {
     "policy": "554 5.7.1 <{address}>: refused by policy",
     "relay": "554 5.7.1 <{address}>: Relay access denied",
     "many": "552 too many recipients",
+    "limit": "550 5.4.5 Daily user sending limit exceeded",
+    "helo": "504 5.5.2 <localhost>: Helo command rejected: need fully-qualified hostname",
+    "verify": "550 Verification failed for <hello@tarishi.example>: Sender verify failed",
+    "blocked": "554 5.7.1 Service unavailable; Client host [127.0.0.1] blocked using zen.spamhaus.org",
 }
 VERDICTS = {
     "spam": "554 5.7.1 This is spam, <{address}>",
@@ -91,6 +97,7 @@ def described(server, envelope):
         "defects": [repr(defect) for found in message.walk() for defect in found.defects],
         "longest_line": max(len(line) for line in envelope.content.split(b"\r\n")),
         "bare": envelope.content.replace(b"\r\n", b"").count(b"\r") + envelope.content.replace(b"\r\n", b"").count(b"\n"),
+        "date": int(message["date"].datetime.timestamp()),
         "raw": envelope.content.decode("latin-1"),
     }
 
@@ -157,6 +164,16 @@ class Server(SMTP):
             tell(connected=self.port_name)
         super().connection_made(transport)
 
+    async def smtp_STARTTLS(self, arg):
+        if self.port_name == "injecting":
+            self.push = self.push_and_inject
+        await super().smtp_STARTTLS(arg)
+
+    async def push_and_inject(self, status):
+        del self.push
+        # In one packet: whoever reads ahead takes the second line for an answer from inside.
+        self.transport.write(status.encode() + b"\r\n250 injected\r\n")
+
     @staticmethod
     def authenticate(server, session, envelope, mechanism, data):
         tell(said=f"AUTH {mechanism}")
@@ -202,6 +219,15 @@ class Server(SMTP):
                 await asyncio.sleep(NEVER)
             case "nonsense-rcpt":
                 return await self.push("Habari ya asubuhi")
+            case "huge-rcpt":
+                for _ in range(50):
+                    self._writer.write(b"250-" + b"x" * 8000 + b"\r\n")
+                return await self.push("250 2.1.5 OK")
+            case "drip-rcpt":
+                for byte in b"250-2.1.5 so\r\n250-2.1.5 slow\r\n":
+                    self._writer.write(bytes([byte]))
+                    await self._writer.drain()
+                    await asyncio.sleep(0.005)
             case "latin-rcpt":
                 self._writer.write(b"550 5.1.1 \xe9\r\n")
                 return await self._writer.drain()

@@ -84,6 +84,90 @@ async fn what_became_of_an_sms_comes_back() {
     assert!(is_balanced(&daemon).await);
 }
 
+/// A counter of this provider's, as the metrics have it.
+pub async fn counted(daemon: &Daemon, name: &str, provider: &str) -> u64 {
+    let metrics = daemon.api.get("/metrics").await.text;
+    let line = metrics.lines().find(|line| line.starts_with(name) && line.contains(&format!("provider=\"{provider}\"")));
+    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_status_told_twice_is_one() {
+    let (_setup, clouds, daemon) = daemon().await;
+    clouds.answer(json!([{ "provider": "twilio", "webhooks": ["delivered", "delivered", "sent", "delivered"], "webhook_delay": "1ms" }]));
+    enqueue(&daemon, "twice", "1", "sms").await;
+    comes_to(&daemon, "twice", "delivered").await;
+    let repeated = async || (counted(&daemon, "tarishi_callbacks_repeated_total", "twilio").await == 2).then_some(());
+    daemon.process.until("both repeats are counted", repeated).await;
+    assert_eq!(daemon.events("delivery confirmed").len(), 1, "{:?}", daemon.events("delivery confirmed"));
+    assert!(is_balanced(&daemon).await);
+}
+
+#[tokio::test]
+async fn a_carrier_that_cannot_follow_slows_the_account_down() {
+    let (_setup, clouds, daemon) = daemon().await;
+    let rate = async || daemon.api.get("/v1/status").await.expect(200)["lanes"][1]["providers"][0]["rate"].clone();
+    assert_eq!(rate().await, Value::Null);
+    clouds.answer(json!([{ "provider": "twilio", "webhooks": ["undelivered:30003"], "webhook_delay": "1ms" }]));
+    enqueue(&daemon, "off", "1", "sms").await;
+    comes_to(&daemon, "off", "failed").await;
+    assert_eq!(rate().await, Value::Null);
+    for (id, error, code) in [("full", "undelivered:30001", "carrier_queue_full"), ("fast", "undelivered:30022", "rate_limited")] {
+        clouds.answer(json!([{ "provider": "twilio", "webhooks": [error], "webhook_delay": "1ms" }]));
+        enqueue(&daemon, id, id, "sms").await;
+        assert_eq!(comes_to(&daemon, id, "failed").await["code"], code);
+        daemon.process.until("the pace is lowered", async || rate().await.is_number().then_some(())).await;
+    }
+    assert!(suppressions(&daemon).await.is_empty());
+}
+
+#[tokio::test]
+async fn people_leave_and_come_back_through_the_provider() {
+    let (_setup, clouds, daemon) = daemon().await;
+    let send = async |id: &str, template: &str, events: &[&str]| {
+        clouds.answer(json!([{ "provider": "sendgrid", "webhooks": events, "webhook_delay": "1ms" }]));
+        let data = match template {
+            "new_message" => json!({ "sender_name": "Juma", "preview": "Free?", "conversation_id": 7, "unread_count": 1 }),
+            _ => json!({ "title": "Habari", "message": "Karibu" }),
+        };
+        let to = json!([{ "user_id": "42", "email": "Asha@people.example" }]);
+        let job = json!({ "id": id, "template": template, "to": to, "channels": ["email"], "data": data });
+        daemon.api.post("/v1/jobs", &job).await.expect(202);
+    };
+    let listed = async |wanted: &[(&str, Value)]| {
+        daemon
+            .process
+            .until(&format!("the list is {wanted:?}"), async || {
+                let found = suppressions(&daemon).await;
+                let found: Vec<_> = found.iter().map(|entry| (entry["reason"].as_str().unwrap(), entry["list"].clone())).collect();
+                (found == wanted).then_some(())
+            })
+            .await;
+    };
+    // A group is the kind of mail, where the template has one.
+    send("left", "new_message", &["delivered", "group_unsubscribe"]).await;
+    listed(&[("unsubscribed", json!("messages"))]).await;
+    send("held", "new_message", &[]).await;
+    comes_to(&daemon, "held", "suppressed").await;
+    send("other", "generic", &["delivered"]).await;
+    comes_to(&daemon, "other", "delivered").await;
+    // Out of everything, and into nothing but the group again.
+    send("everything", "generic", &["delivered", "unsubscribe"]).await;
+    listed(&[("unsubscribed", Value::Null), ("unsubscribed", json!("messages"))]).await;
+    send("nothing", "generic", &[]).await;
+    comes_to(&daemon, "nothing", "suppressed").await;
+    // Nothing is sent any more that an event could come of: the operator lets one through, and by its answer the person is back.
+    let remove = daemon.api.request(reqwest::Method::DELETE, "/v1/suppressions");
+    let everything = json!({ "channel": "email", "address": "asha@people.example" });
+    assert_eq!(Answer::of(remove.json(&everything)).await.unwrap().expect(200)["removed"], 1);
+    listed(&[("unsubscribed", json!("messages"))]).await;
+    send("again", "generic", &["unsubscribe", "group_resubscribe"]).await;
+    let is_back = async || daemon.events("suppression list changed").iter().any(|event| event["by"] == "sendgrid").then_some(());
+    daemon.process.until("the person is back", is_back).await;
+    listed(&[("unsubscribed", json!("messages"))]).await;
+    assert!(is_balanced(&daemon).await);
+}
+
 #[tokio::test]
 async fn a_callback_before_the_answer_counts() {
     let (_setup, clouds, daemon) = daemon().await;
@@ -95,6 +179,7 @@ async fn a_callback_before_the_answer_counts() {
     enqueue(&daemon, "silent", "2", "sms").await;
     comes_to(&daemon, "silent", "delivered").await;
     assert!(is_balanced(&daemon).await);
+    assert!(daemon.events("delivery given up").is_empty(), "both arrived");
 }
 
 #[tokio::test]
@@ -220,11 +305,59 @@ async fn operators_keep_the_list() {
     let imported = commands.run_with_input(&["suppressions", "import", "-"], &exported).await;
     assert_eq!(imported.code, Some(0), "{}", imported.errors);
     assert_eq!(suppressions(&daemon).await.len(), 2);
-    let bad = "channel,address\nemail,asha@people.example\nemail,not an address\nsms,0712\n";
+    let bad = "channel,address\nemail,juma@people.example\nemail,not an address\nsms,0712\n";
     let refused = commands.run_with_input(&["suppressions", "import", "-"], bad).await;
-    assert!(refused.code != Some(0) && refused.errors.contains('3') && refused.errors.contains('4'), "{}", refused.errors);
+    refused.failed(1, &["line 3", "line 4", "--skip-bad"]);
+    assert!(!refused.errors.contains("line 2"), "{}", refused.errors);
+    assert_eq!(suppressions(&daemon).await.len(), 2, "nothing was imported");
+    let taken = commands.run_with_input(&["suppressions", "import", "--skip-bad", "--json", "-"], bad).await;
+    assert_eq!(taken.lines(), [json!({ "added": 1, "changed": 0, "kept": 0, "over": 0, "bad": 2 })]);
+    assert!(taken.errors.contains("line 3") && taken.errors.contains("line 4"), "{}", taken.errors);
     let (_, listed, _) = run(&["suppressions", "list", "--json"]).await;
     assert!(listed.contains("asha@people.example") && listed.contains("manual"), "{listed}");
     enqueue(&daemon, "held", "asha", "email").await;
     comes_to(&daemon, "held", "suppressed").await;
+}
+
+#[tokio::test]
+async fn operators_find_and_move_what_is_on_the_list() {
+    let (setup, _clouds, daemon) = daemon().await;
+    let commands = Commands::new().with("TARISHI_SERVER", &format!("http://{}", daemon.admin));
+    let run = async |arguments: &[&str]| commands.run(&[&["suppressions"], arguments].concat()).await;
+    // More than two pages of the API's longest.
+    let people = (0..2500).fold("address,reason,list\n".to_owned(), |rows, number| {
+        let (reason, list) = if number % 2 == 0 { ("bounced", "") } else { ("unsubscribed", "messages") };
+        rows + &format!("user{number}@people.example,{reason},{list}\n")
+    });
+    commands.run_with_input(&["suppressions", "import", "-"], &people).await.out();
+    run(&["add", "user1@people.example", "+255712345678"]).await.out();
+    let counted = async |arguments: &[&str]| run(&[&["list", "--json", "--limit", "9999"], arguments].concat()).await.lines().len();
+    assert_eq!(counted(&[]).await, 2502);
+    assert_eq!(counted(&["--channel", "sms"]).await, 1);
+    assert_eq!(counted(&["--reason", "bounced"]).await, 1250);
+    assert_eq!(counted(&["--channel", "email", "--reason", "manual"]).await, 1);
+    assert_eq!(counted(&["--address", "User1@PEOPLE.example"]).await, 2);
+    let first = run(&["list", "--limit", "3"]).await;
+    assert_eq!((first.out().lines().count(), first.errors.contains("--limit")), (4, true), "{}", first.errors);
+    // One kind of mail alone, then all that is left of the address.
+    run(&["remove", "user1@people.example", "--list", "messages"]).await.out();
+    assert_eq!(counted(&["--address", "user1@people.example"]).await, 1);
+    run(&["remove", "user1@people.example", "--list", "messages"]).await.failed(1, &["not on the list"]);
+    run(&["add", "user1@people.example", "--list", "digest"]).await.out();
+    assert_eq!(run(&["remove", "user1@people.example", "--json"]).await.lines(), [json!({ "removed": 2 })]);
+    // Out and in again.
+    let file = setup.folder().join("list.csv");
+    std::fs::write(&file, "mine, until all of the new one is there").unwrap();
+    let path = file.to_str().unwrap();
+    run(&["export", path]).await.out();
+    let exported = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(exported.lines().count(), 2501);
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600, "addresses are nobody else's");
+    assert_eq!(run(&["import", "--json", path]).await.lines()[0]["kept"], 2500);
+    run(&["export", "--channel", "sms", path]).await.out();
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "channel,address,list,reason,expires_at\nsms,+255712345678,,manual,\n");
+    daemon.process.kill().await;
+    run(&["export", path]).await.failed(4, &[]);
+    assert!(std::fs::read_to_string(&file).unwrap().contains("+255712345678"), "what was there stays");
 }

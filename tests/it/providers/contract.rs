@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tarishi::model::{Body, Code, DeliveryId, Email, Message, Outcome, PermanentKind, Push, PushTarget, Sms, Timestamp};
 
-use crate::support::{CARRIERS, Clouds, Commands};
+use crate::support::{CARRIERS, Clouds, Commands, Setup, job, recipient};
 
 /// A message on `channel`, to `to`.
 pub fn message(channel: &str, to: &str) -> Message {
@@ -175,6 +175,36 @@ async fn every_answer_comes_to_what_it_should() {
             assert!(!detail.contains(address(channel)) && detail.len() <= 400, "{name}, answered {answer}: {detail}");
         }
     }
+}
+
+#[tokio::test]
+async fn only_what_is_said_of_an_address_suppresses_it() {
+    let clouds = Clouds::start().await;
+    // Twilio and FCM ask for waits that nobody has here.
+    let mut setup = clouds.configure(Setup::new()).with_quick_retries().with("breaker.open", "1ms");
+    let daemon = setup.start().await;
+    let mut suppressed = 0;
+    for (channel, name) in CARRIERS {
+        for (number, (answer, expected)) in own(name).into_iter().enumerate() {
+            let is_final = expected.starts_with("address") || expected.starts_with("payload");
+            if !is_final && !expected.starts_with("config") {
+                continue;
+            }
+            clouds.answer(json!([{ "provider": name, "answer": answer, "times": 1 }]));
+            let id = format!("{name}-{number}");
+            daemon.api.post("/v1/jobs", &job(&id, &[recipient(&id)], &[channel])).await.expect(202);
+            let delivery = daemon.finished(&id).await["deliveries"][0].clone();
+            let first = &delivery["attempts"][0];
+            assert_eq!(first["code"].as_str(), expected.split(' ').nth(1), "{answer}: {delivery}");
+            assert_eq!(delivery["status"], if is_final { "failed" } else { "sent" }, "{answer}: {delivery}");
+            // The push token of another project, the refused text, the empty account: all of them may work tomorrow.
+            suppressed += usize::from(expected.starts_with("address"));
+            let listed = daemon.api.get("/v1/suppressions").await.expect(200)["suppressions"].as_array().unwrap().clone();
+            assert_eq!(listed.len(), suppressed, "{name}, answered {answer}: {listed:?}");
+        }
+    }
+    assert!(suppressed > 5);
+    assert_eq!(daemon.api.get("/v1/audit").await.expect(200)["balanced"], true);
 }
 
 #[tokio::test]

@@ -92,10 +92,87 @@ async fn our_requests_are_as_published() {
     let counts: Value = serde_json::from_str(told.last().unwrap()).unwrap();
     assert_eq!(counts["validated"], json!({ "sendgrid": 5, "twilio": 6, "fcm": 6 }));
     // And it can say no.
-    for (field, value) in [("body", json!("{}")), ("path", json!("/v3/mail/snd")), ("method", json!("PUT"))] {
+    let body = |line: &Value| serde_json::from_str::<Value>(line["body"].as_str().unwrap()).unwrap();
+    let mut wrong_type = body(&recorded[0]);
+    wrong_type["subject"] = json!(7);
+    let mut wrong_name = body(&recorded[0]);
+    wrong_name["from"] = json!({ "mail": "hello@tarishi.example" });
+    let mut push = recorded.iter().find(|line| line["provider"] == "fcm").unwrap().clone();
+    let mut numeric = body(&push);
+    numeric["message"]["data"] = json!({ "number": 7 });
+    push["body"] = json!(numeric.to_string());
+    for (field, value) in [
+        ("body", json!("{}")),
+        ("body", json!(wrong_type.to_string())),
+        ("body", json!(wrong_name.to_string())),
+        ("path", json!("/v3/mail/snd")),
+        ("method", json!("PUT")),
+    ] {
         let mut bad = recorded[0].clone();
         bad[field] = value;
         let (code, told) = validate(&[bad]).await;
         assert_eq!(code, Some(1), "{field}: {told:?}");
     }
+    assert_eq!(validate(&[push]).await.0, Some(1), "a number is no string");
+}
+
+#[tokio::test]
+async fn a_mail_says_whose_it_is() {
+    let clouds = Clouds::start().await;
+    let keys = [
+        ("provider.sendgrid.categories", toml::Value::Array(vec!["marketplace".into(), "generic".into()])),
+        ("provider.sendgrid.reply_to", "Support <support@tarishi.example>".into()),
+        ("provider.sendgrid.from_by_tenant", toml::toml! { smartdalali = "\"SmartDalali, Ltd.\" <hello@smartdalali.example>" }.into()),
+    ];
+    let provider = clouds.provider("sendgrid", &keys);
+    let own = message("email", address("email"));
+    let tenants = Message { tenant: Some("smartdalali".to_owned()), ..own.clone() };
+    let strangers = Message { tenant: Some("nobody".to_owned()), template: None, ..own.clone() };
+    for message in [&own, &tenants, &strangers] {
+        assert_eq!(provider.send(message).await.as_str(), "sent");
+    }
+    let bodies: Vec<Value> = clouds.requests("sendgrid").iter().map(|request| request.body.clone()).collect();
+    let [own, tenants, strangers] = &bodies[..] else { panic!("three mails") };
+    assert_eq!(own["from"], json!({ "email": "hello@tarishi.example", "name": "Tarishi" }));
+    assert_eq!(tenants["from"], json!({ "email": "hello@smartdalali.example", "name": "SmartDalali, Ltd." }));
+    assert_eq!(strangers["from"], own["from"]);
+    for mail in [own, tenants, strangers] {
+        assert_eq!(mail["reply_to"], json!({ "email": "support@tarishi.example", "name": "Support" }));
+        assert_eq!(mail["custom_args"], json!({ "tarishi_delivery": "07070707070707070707070700000001" }));
+        assert_eq!(mail["personalizations"], json!([{ "to": [{ "email": "asha@people.example" }] }]));
+        let content: Vec<&Value> = mail["content"].as_array().unwrap().iter().map(|part| &part["type"]).collect();
+        assert_eq!(content, ["text/plain", "text/html"], "plain text first");
+        assert_eq!(mail["mail_settings"], Value::Null);
+    }
+    assert_eq!(own["categories"], json!(["generic", "marketplace"]), "each once");
+    assert_eq!(strangers["categories"], json!(["marketplace", "generic"]));
+    assert_eq!(own["headers"]["Message-ID"], "<07070707070707070707070700000001@tarishi.example>");
+    assert_eq!(tenants["headers"]["Message-ID"], "<07070707070707070707070700000001@smartdalali.example>");
+}
+
+#[tokio::test]
+async fn a_mail_beyond_the_limit_does_not_leave() {
+    let clouds = Clouds::start().await;
+    let provider = clouds.provider("sendgrid", &[]);
+    let mut large = message("email", address("email"));
+    let Body::Email(mail) = &mut large.body else { panic!() };
+    mail.html = Some("x".repeat(30_000_000));
+    let outcome = provider.send(&large).await;
+    assert_eq!(super::contract::told(&outcome), "payload too_large");
+    let Body::Email(mail) = &mut large.body else { panic!() };
+    (mail.html, mail.text) = (Some(String::new()), None);
+    assert_eq!(super::contract::told(&provider.send(&large).await), "payload payload_refused", "nothing in it");
+    assert!(clouds.requests("sendgrid").is_empty());
+}
+
+#[tokio::test]
+async fn in_the_sandbox_mails_are_checked_and_not_sent() {
+    let clouds = Clouds::start().await;
+    let provider = clouds.provider("sendgrid", &[("provider.sendgrid.sandbox", true.into())]);
+    let mail = message("email", address("email"));
+    assert_eq!(super::contract::told(&provider.send(&mail).await), "sent without id");
+    assert_eq!(clouds.requests("sendgrid")[0].body["mail_settings"], json!({ "sandbox_mode": { "enable": true } }));
+    // 200 is what the sandbox answers, and nobody else.
+    clouds.answer(json!([{ "provider": "sendgrid", "answer": { "status": 200 } }]));
+    assert_eq!(super::contract::told(&clouds.provider("sendgrid", &[]).send(&mail).await), "unknown unexpected_answer");
 }
