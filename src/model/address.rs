@@ -259,7 +259,7 @@ impl Address {
     /// Reads what [`Self::as_stored`] wrote, in this version or an earlier one. A push token has no space, so a topic cannot be taken for one.
     pub fn from_stored(channel: super::Channel, text: &str) -> Result<Self, String> {
         match channel {
-            super::Channel::Email => Ok(Self::Email(EmailAddress::from_stored(text))),
+            super::Channel::Email => EmailAddress::from_stored(text).map(Self::Email),
             super::Channel::Sms => text.parse().map(Self::Phone),
             super::Channel::Live => Ok(Self::Inbox),
             super::Channel::Push => match text.split_once(' ') {
@@ -347,7 +347,7 @@ mod tests {
             (super::super::Channel::Push, Address::PushCondition("'a' in topics".into())),
             (super::super::Channel::Push, Address::PushToken("abc:def".parse().expect("valid"))),
             (super::super::Channel::Live, Address::Inbox),
-            (super::super::Channel::Email, Address::Email(EmailAddress::from_stored("asha@[127.0.0.1]"))),
+            (super::super::Channel::Email, Address::Email(EmailAddress::from_stored("asha@[127.0.0.1]").expect("stored"))),
         ] {
             assert_eq!(Address::from_stored(channel, &address.as_stored()), Ok(address.clone()));
         }

@@ -219,9 +219,11 @@ class Server(SMTP):
                 await asyncio.sleep(NEVER)
             case "nonsense-rcpt":
                 return await self.push("Habari ya asubuhi")
+            case "long-rcpt":
+                return await self.push("250 " + "x" * 50_000)
             case "huge-rcpt":
-                for _ in range(50):
-                    self._writer.write(b"250-" + b"x" * 8000 + b"\r\n")
+                for _ in range(400):
+                    self._writer.write(b"250-" + b"x" * 500 + b"\r\n")
                 return await self.push("250 2.1.5 OK")
             case "drip-rcpt":
                 for byte in b"250-2.1.5 so\r\n250-2.1.5 slow\r\n":

@@ -128,7 +128,7 @@ fn what_could_end_a_mail_early_does_not_leave() {
 
 #[test]
 fn an_address_that_was_taken_once_is_refused_here() {
-    let to = crate::model::EmailAddress::from_stored("asha@[127.0.0.1]");
+    let to = crate::model::EmailAddress::from_stored("asha@[127.0.0.1]").unwrap();
     assert!(refused(Email { to, ..mail("x") }).contains("earlier version"));
 }
 

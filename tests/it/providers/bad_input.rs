@@ -66,7 +66,7 @@ async fn no_subject_breaks_its_line() {
     }
     let mut mail = message("email", address("email"));
     let Body::Email(body) = &mut mail.body else { panic!() };
-    body.to = EmailAddress::from_stored("asha@[127.0.0.1]");
+    body.to = EmailAddress::from_stored("asha@[127.0.0.1]").unwrap();
     assert_eq!(told(&provider.send(&mail).await), "payload payload_refused");
     assert!(clouds.requests("sendgrid").is_empty());
     let flood = format!("a{}", "\u{301}".repeat(400));
