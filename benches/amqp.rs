@@ -395,7 +395,8 @@ impl Provider for HttpProvider {
     async fn send(&self, message: &Message) -> Outcome {
         // The same bytes, whatever the channel.
         let push = if let Body::Push(push) = &message.body { push } else { &self.stand_in };
-        let body = push::compose(message, push, Timestamp::now()).expect("a push that FCM takes").to_string();
+        let body = push::compose(message, push, false, Timestamp::now()).expect("a push that FCM takes");
+        let body = String::from_utf8(body).expect("JSON is UTF-8");
         match self.post(body).await {
             Ok(answer) => Outcome::Sent { provider_id: answer["name"].as_str().map(str::to_owned) },
             Err(error) => Outcome::Unknown { code: Code::TIMEOUT, detail: error.to_string() },

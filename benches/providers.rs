@@ -41,6 +41,8 @@ type Fallible<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Sends under way at once, by the provider and by the bare client.
 const CONCURRENCY: usize = 64;
+/// What one send may take; nothing here comes near it.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// This process again, as the peer.
 const PEER: &str = "TARISHI_BENCH_PEER";
 
@@ -105,19 +107,30 @@ async fn measure(name: &str, peer: &Peer, options: &Options) -> Fallible<()> {
     let config = peer.config()?;
     let provider: Arc<dyn Provider> = match name {
         "sendgrid" => Arc::new(SendGrid::new(&config.provider.sendgrid)?),
-        "twilio" => Arc::new(Twilio::new(&config.provider.twilio, &config.public.base_url)?),
+        "twilio" => Arc::new(Twilio::new(&config.provider.twilio, &config.public.base_url, CALL_TIMEOUT)?),
         "smtp" => Arc::new(Smtp::new(&config.provider.smtp)?),
-        _ => Arc::new(Fcm::new(&config.provider.fcm)?),
+        _ => Arc::new(Fcm::new(&config.provider.fcm, CALL_TIMEOUT)?),
     };
-    let bare = Bare::new(name, peer, &config).await?;
+    let bare = Arc::new(Bare::new(name, peer, &config).await?);
+    // Rendering is not what is compared: every message is there before its send.
+    let messages: Arc<Vec<Message>> = Arc::new((0..options.sends).map(|number| message(name, number)).collect());
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for round in 0..=options.rounds {
-        let of_provider = timed(options.sends, async |number| match provider.send(&message(name, number)).await {
-            Outcome::Sent { .. } => Ok(()),
-            other => Err(format!("{name}: {other:?}").into()),
+        let of_provider = timed(options.sends, |number| {
+            let (provider, messages) = (provider.clone(), messages.clone());
+            async move {
+                match provider.send(&messages[as_usize(number)]).await {
+                    Outcome::Sent { .. } => Ok(()),
+                    other => Err(format!("{other:?}").into()),
+                }
+            }
         });
-        let of_provider = of_provider.await?;
-        let of_bare = timed(options.sends, async |_| bare.post().await).await?;
+        let of_provider = of_provider.await.map_err(|error| format!("{name}: {error}"))?;
+        let of_bare = timed(options.sends, |_| {
+            let bare = bare.clone();
+            async move { bare.post().await }
+        });
+        let of_bare = of_bare.await?;
         // The first opens the connections.
         if round > 0 {
             ours.push(of_provider);
@@ -130,11 +143,15 @@ async fn measure(name: &str, peer: &Peer, options: &Options) -> Fallible<()> {
     Ok(())
 }
 
-async fn timed(sends: u64, send: impl AsyncFn(u64) -> Fallible<()>) -> Fallible<Figures> {
+/// Each send is a task of its own, as in a lane.
+async fn timed<F>(sends: u64, send: impl Fn(u64) -> F) -> Fallible<Figures>
+where
+    F: Future<Output = Fallible<()>> + Send + 'static,
+{
     let (cpu, started) = (cpu_seconds()?, Instant::now());
-    let mut sending = stream::iter(0..sends).map(|number| send(number)).buffer_unordered(CONCURRENCY);
+    let mut sending = stream::iter(0..sends).map(|number| tokio::spawn(send(number))).buffer_unordered(CONCURRENCY);
     while let Some(sent) = sending.next().await {
-        sent?;
+        sent??;
     }
     let (elapsed, cpu) = (started.elapsed().as_secs_f64(), cpu_seconds()? - cpu);
     Ok((as_f64(sends) / elapsed, cpu / as_f64(sends) * 1e6))
@@ -222,7 +239,7 @@ impl Bare {
                 (format!("Bearer {}", text("sendgrid_api_key")), "application/json", "/v3/mail/send".to_owned(), body)
             }
             Body::Sms(sms) => {
-                let twilio = Twilio::new(&config.provider.twilio, &config.public.base_url)?;
+                let twilio = Twilio::new(&config.provider.twilio, &config.public.base_url, CALL_TIMEOUT)?;
                 let form = twilio.compose(&message, sms, Timestamp::now()).map_err(|outcome| format!("{outcome:?}"))?;
                 let body = form.iter().map(|(name, value)| format!("{name}={}", escaped(value))).collect::<Vec<_>>().join("&");
                 let user = base64(&format!("{}:{}", text("twilio_api_key"), text("twilio_api_secret")));
@@ -230,9 +247,9 @@ impl Bare {
                 (format!("Basic {user}"), "application/x-www-form-urlencoded", path, body.into_bytes())
             }
             Body::Push(notification) => {
-                let body = push::compose(&message, notification, Timestamp::now())?.to_string();
+                let body = push::compose(&message, notification, false, Timestamp::now())?;
                 let path = format!("/v1/projects/{}/messages:send", text("fcm_project"));
-                (format!("Bearer {}", peer.access_token(config).await?), "application/json", path, body.into_bytes())
+                (format!("Bearer {}", peer.access_token(config).await?), "application/json", path, body)
             }
             Body::Live(_) => return Err("nobody posts it".into()),
         };
@@ -340,7 +357,7 @@ impl Peer {
     async fn access_token(&self, config: &Config) -> Fallible<String> {
         use secrecy::ExposeSecret as _;
         let account = push::access_token::ServiceAccount::parse(config.provider.fcm.service_account.expose_secret())?;
-        let tokens = push::access_token::AccessTokens::new(account)?;
+        let tokens = push::access_token::AccessTokens::new(account, CALL_TIMEOUT)?;
         let token = tokens.get().await.map_err(|outcome| format!("{outcome:?}"))?;
         Ok(token.authorization.to_str()?.trim_start_matches("Bearer ").to_owned())
     }
@@ -387,27 +404,64 @@ async fn serve_clouds() -> Fallible<()> {
     Ok(())
 }
 
-/// Jobs a second while one provider hangs, and for how long.
-const HUNG_RATE: u64 = 100;
-const HUNG_SECONDS: u64 = 20;
+/// Jobs of an email, an SMS and a push each, and how many are being handed over at once: as fast as the daemon takes them.
+const HUNG_JOBS: usize = 4000;
+const HUNG_PRODUCERS: usize = 16;
+/// Time that all emails and pushes of a run have.
+const HUNG_PATIENCE: Duration = Duration::from_mins(3);
 
 /// How long mails and pushes take from accept to the provider's answer, with Twilio well and with Twilio hung; every job has all three.
 fn hung(mut peer: Peer) -> Fallible<()> {
-    println!("{HUNG_RATE} jobs a second of one email, one SMS and one push each, for {HUNG_SECONDS} s; from accept to sent, in ms");
-    println!("{:<22}{:>10}{:>10}{:>10}{:>10}", "", "email p50", "p99", "push p50", "p99");
-    let mut figures = Vec::new();
+    println!("{HUNG_JOBS} jobs of one email, one SMS and one push each, from {HUNG_PRODUCERS} producers as fast as they are taken; in ms");
+    println!(
+        "{:<18}{:>8}{:>11}{:>8}{:>11}{:>8}{:>11}{:>8}{:>11}{:>8}",
+        "", "jobs/s", "accept p50", "p99", "email p50", "p99", "push p50", "p99", "both p50", "p99"
+    );
+    let mut of_both = Vec::new();
     for (name, script) in [("all well", json!([])), ("Twilio hangs", json!([{ "provider": "twilio", "answer": "hang" }]))] {
         peer.answer(&script)?;
-        let [email, push] = latencies(&peer)?;
-        println!("{name:<22}{:>10.1}{:>10.1}{:>10.1}{:>10.1}", email.0, email.1, push.0, push.1);
-        figures.push([email.1, push.1]);
+        let run = full_load(&peer)?;
+        print!("{name:<18}{:>8.0}", run.rate);
+        for waits in [&run.accept, &run.email, &run.push, &run.both()] {
+            print!("{:>11.1}{:>8.1}", percentile(waits, 0.50), percentile(waits, 0.99));
+        }
+        println!();
+        of_both.push(run.both());
     }
-    println!("{:<22}{:>20.2}{:>20.2}", "p99, hung to well", figures[1][0] / figures[0][0], figures[1][1] / figures[0][1]);
+    println!("p99 of email and push together, hung to well: {:.2}", percentile(&of_both[1], 0.99) / percentile(&of_both[0], 0.99));
     Ok(())
 }
 
-/// p50 and p99 of email and push, from the daemon's own log.
-fn latencies(peer: &Peer) -> Fallible<[(f64, f64); 2]> {
+/// What one run took, in milliseconds.
+struct Run {
+    rate: f64,
+    accept: Vec<f64>,
+    email: Vec<f64>,
+    push: Vec<f64>,
+}
+
+impl Run {
+    fn both(&self) -> Vec<f64> {
+        self.email.iter().chain(&self.push).copied().collect()
+    }
+}
+
+/// The least value that this share of all is not above (nearest rank).
+fn percentile(values: &[f64], share: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a place among some thousands"
+    )]
+    let rank = (sorted.len() as f64 * share).ceil() as usize;
+    sorted.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
+}
+
+/// A daemon under as much as it takes; fails unless every email and every push was sent once.
+fn full_load(peer: &Peer) -> Fallible<Run> {
     let folder = tempfile::tempdir()?;
     let mut child = Command::new(env!("CARGO_BIN_EXE_tarishi"))
         .args(["run", "--log-format", "json"])
@@ -429,40 +483,79 @@ fn latencies(peer: &Peer) -> Fallible<[(f64, f64); 2]> {
             break;
         }
     }
-    let log =
-        std::thread::spawn(move || lines.map_while(Result::ok).filter_map(|line| serde_json::from_str(&line).ok()).collect::<Vec<Value>>());
+    let (log, said) = std::sync::mpsc::channel::<Value>();
+    std::thread::spawn(move || {
+        lines.map_while(Result::ok).filter_map(|line| serde_json::from_str(&line).ok()).try_for_each(|line| log.send(line))
+    });
     let url = format!("http://{}/v1/jobs", admin.ok_or("the daemon did not say where it listens")?);
-    let posted = std::thread::spawn(move || on_runtime(post_steadily(url))).join();
+    let started = Instant::now();
+    let posted = std::thread::spawn(move || {
+        let mut accept = Vec::new();
+        on_runtime(async {
+            accept = post_all(url).await?;
+            Ok(())
+        })
+        .map(|()| (accept, started.elapsed()))
+    });
+    let sent = collect(&said);
     child.kill()?;
     child.wait()?;
-    posted.map_err(|_| "the producer panicked")??;
-    let log = log.join().map_err(|_| "the log's reader panicked")?;
-    let at = |line: &Value| line["timestamp"].as_str().and_then(|text| text.parse::<Timestamp>().ok()).map(Timestamp::as_millis);
-    let jobs = |message: &str, channel: Option<&str>| -> std::collections::HashMap<String, i64> {
-        let of = |line: &&Value| line["message"] == message && channel.is_none_or(|channel| line["channel"] == channel);
-        log.iter().filter(of).filter_map(|line| Some((line["job"].as_str()?.to_owned(), at(line)?))).collect()
-    };
-    let accepted = jobs("job accepted", None);
-    Ok(["email", "push"].map(|channel| {
-        let sent = jobs("delivery sent", Some(channel));
-        #[expect(clippy::cast_precision_loss, reason = "milliseconds of seconds")]
-        let mut waits: Vec<f64> = sent.iter().filter_map(|(job, at)| Some((at - accepted.get(job)?).max(0) as f64)).collect();
-        waits.sort_by(f64::total_cmp);
-        let share = |share: usize| waits.get(waits.len() * share / 100).copied().unwrap_or(f64::NAN);
-        (share(50), share(99))
-    }))
+    let (accept, elapsed) = posted.join().map_err(|_| "the producer panicked")??;
+    let [email, push] = sent?;
+    Ok(Run { rate: as_f64(HUNG_JOBS as u64) / elapsed.as_secs_f64(), accept, email, push })
 }
 
-async fn post_steadily(url: String) -> Fallible<()> {
+/// From accept to sent, of every email and every push, from the daemon's own log.
+fn collect(said: &std::sync::mpsc::Receiver<Value>) -> Fallible<[Vec<f64>; 2]> {
+    let at = |line: &Value| line["timestamp"].as_str().and_then(|text| text.parse::<Timestamp>().ok()).map(Timestamp::as_millis);
+    let mut accepted = std::collections::HashMap::new();
+    let mut sent = [Vec::new(), Vec::new()];
+    let deadline = Instant::now() + HUNG_PATIENCE;
+    while accepted.len() < HUNG_JOBS || sent.iter().any(|sent| sent.len() < HUNG_JOBS) {
+        let line = said.recv_timeout(deadline.saturating_duration_since(Instant::now())).map_err(|_| {
+            format!("of {HUNG_JOBS} jobs {} were accepted, {} emails and {} pushes sent", accepted.len(), sent[0].len(), sent[1].len())
+        })?;
+        let (Some(job), Some(at)) = (line["job"].as_str(), at(&line)) else { continue };
+        match (line["message"].as_str(), line["channel"].as_str()) {
+            (Some("job accepted"), _) => drop(accepted.insert(job.to_owned(), at)),
+            (Some("delivery sent"), Some("email")) => sent[0].push((job.to_owned(), at)),
+            (Some("delivery sent"), Some("push")) => sent[1].push((job.to_owned(), at)),
+            (Some("delivery given up" | "delivery retried"), Some("email" | "push")) => {
+                return Err(format!("not sent at once: {line}").into());
+            }
+            _ => {}
+        }
+    }
+    let mut waits = [Vec::new(), Vec::new()];
+    for (sent, waits) in sent.iter().zip(&mut waits) {
+        let jobs: std::collections::HashSet<&str> = sent.iter().map(|(job, _)| job.as_str()).collect();
+        if jobs.len() != HUNG_JOBS || sent.len() != HUNG_JOBS {
+            return Err(format!("{} sent for {} of {HUNG_JOBS} jobs", sent.len(), jobs.len()).into());
+        }
+        for (job, at) in sent {
+            #[expect(clippy::cast_precision_loss, reason = "milliseconds of minutes")]
+            waits.push((at - accepted.get(job).ok_or("sent and never accepted")?).max(0) as f64);
+        }
+    }
+    Ok(waits)
+}
+
+/// Hands all jobs over; says how long each took to be accepted.
+async fn post_all(url: String) -> Fallible<Vec<f64>> {
     let client = reqwest::Client::builder().no_proxy().build()?;
-    let mut ticks = tokio::time::interval(Duration::from_millis(1000 / HUNG_RATE));
-    for number in 0..HUNG_RATE * HUNG_SECONDS {
-        ticks.tick().await;
+    let post = async |number: usize| -> Fallible<f64> {
         let person = json!({ "user_id": number, "email": format!("u{number}@people.example"), "phone": format!("+25571{:07}", number * 137 % 10_000_000), "push_tokens": [format!("device-{number}")] });
         let job = json!({ "id": format!("bench-{number}"), "template": "generic", "channels": ["email", "sms", "push"], "to": [person], "data": { "title": "Habari", "message": "Is the flat still free?" } });
+        let started = Instant::now();
         client.post(&url).json(&job).send().await?.error_for_status()?;
+        Ok(started.elapsed().as_secs_f64() * 1000.0)
+    };
+    let mut posting = stream::iter(0..HUNG_JOBS).map(post).buffer_unordered(HUNG_PRODUCERS);
+    let mut accept = Vec::new();
+    while let Some(took) = posting.next().await {
+        accept.push(took?);
     }
-    Ok(())
+    Ok(accept)
 }
 
 /// A mail server that takes everything and keeps nothing; its port.

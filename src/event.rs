@@ -165,6 +165,12 @@ pub enum Event<'a> {
         provider: &'static str,
         channel: Channel,
     },
+    /// The provider works, but not for one platform behind it.
+    PlatformRefused {
+        provider: &'static str,
+        channel: Channel,
+        reason: &'a str,
+    },
     /// The provider asked for fewer; attempts per second from now on.
     PaceLowered {
         provider: &'static str,
@@ -393,6 +399,10 @@ fn emit_delivery(event: &Event<'_>) {
         Event::PaceLowered { provider, channel, rate } => {
             counter!("tarishi_pace_lowered_total", "channel" => channel.as_str(), "provider" => *provider).increment(1);
             info!(provider, %channel, rate, "pace lowered: the provider asks for fewer a second");
+        }
+        Event::PlatformRefused { provider, channel, reason } => {
+            counter!("tarishi_platform_refused_total", "channel" => channel.as_str(), "provider" => *provider).increment(1);
+            error!(provider, %channel, reason, "a platform refuses the credentials the provider has for it; what is for it waits");
         }
         Event::BreakerClosed { provider, channel } => info!(provider, %channel, "breaker closed"),
         _ => {}

@@ -2,10 +2,10 @@
 //!
 //! It knows no provider's interface. Redirects are not followed: credentials go where the configuration says and nowhere else.
 
-use std::time::Duration;
+use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
 
 use reqwest::{
-    Client, ClientBuilder, RequestBuilder, StatusCode,
+    Client, ClientBuilder, RequestBuilder, Response, StatusCode,
     header::{HeaderMap, HeaderValue, RETRY_AFTER},
     redirect,
 };
@@ -22,6 +22,9 @@ const ANSWER_LIMIT: usize = 64 << 10;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time a connection has to come about, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Share of the time a call may take that a connection may take at most: one that does not come about has not brought anything there, and
+/// has to be told before the call as a whole is too late, which leaves open what was taken.
+const CONNECT_SHARE: u32 = 4;
 /// Providers close idle connections after one to several minutes.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 /// Bytes of a provider's words that go into a `detail`.
@@ -61,6 +64,11 @@ pub fn builder(base_url: &str) -> ClientBuilder {
     if is_loopback(base_url) { builder.no_proxy() } else { builder }
 }
 
+/// Time a connection has within a call that may take this long.
+pub fn connect_timeout(call_timeout: Duration) -> Duration {
+    CONNECT_TIMEOUT.min(call_timeout / CONNECT_SHARE)
+}
+
 /// A header that holds a secret, and does not print.
 ///
 /// # Errors
@@ -78,27 +86,36 @@ pub fn secret_header(text: &str) -> Result<HeaderValue, String> {
 pub async fn exchange(request: RequestBuilder) -> Result<Answer, Outcome> {
     let mut response = request.send().await.map_err(|error| unanswered(&error))?;
     let mut body = Vec::new();
-    let read = async {
-        while let Some(chunk) = response.chunk().await? {
-            body.extend_from_slice(&chunk[..chunk.len().min(ANSWER_LIMIT - body.len())]);
-            if body.len() == ANSWER_LIMIT {
-                return Ok(false);
-            }
+    let is_whole = {
+        let mut read = pin!(read(&mut response, &mut body));
+        // A short answer is there with its head: only what is not is given time.
+        match poll_fn(|context| Poll::Ready(read.as_mut().poll(context))).await {
+            Poll::Ready(is_whole) => is_whole,
+            Poll::Pending => tokio::time::timeout(ANSWER_TIMEOUT, read).await.unwrap_or(false),
         }
-        reqwest::Result::Ok(true)
     };
-    let is_whole = matches!(tokio::time::timeout(ANSWER_TIMEOUT, read).await, Ok(Ok(true)));
     Ok(Answer { status: response.status(), headers: std::mem::take(response.headers_mut()), body, is_whole })
+}
+
+/// Reads as much as there is room for; says whether that is all of it.
+async fn read(response: &mut Response, body: &mut Vec<u8>) -> bool {
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) => body.extend_from_slice(&chunk[..chunk.len().min(ANSWER_LIMIT - body.len())]),
+            Ok(None) => return true,
+            Err(_) => return false,
+        }
+        if body.len() == ANSWER_LIMIT {
+            return false;
+        }
+    }
 }
 
 fn unanswered(error: &reqwest::Error) -> Outcome {
     let detail = cut(&innermost(error), DETAIL_LIMIT);
     if error.is_builder() {
-        Outcome::Permanent {
-            kind: PermanentKind::Payload,
-            code: Code::PAYLOAD_REFUSED,
-            detail: format!("no request can be made: {detail}"),
-        }
+        // What a message says is bytes by now: it is the URL or a header, and those are configured.
+        config(Code::CONFIG_REFUSED, format!("no request can be made: {detail}"))
     } else if error.is_connect() {
         Outcome::Transient { code: Code::CONNECTION_FAILED, detail, retry_after: None }
     } else {
@@ -141,9 +158,11 @@ impl Answer {
         let detail = self.detail(words);
         let retry_after = self.retry_after(now);
         match self.status.as_u16() {
-            408 | 425 | 503 => Outcome::Transient { code: Code::PROVIDER_UNAVAILABLE, detail, retry_after },
+            // 409, 421, 423, 424 and 428 are about the moment or the connection, and not about what was sent.
+            408 | 409 | 421 | 423 | 424 | 425 | 428 | 503 => Outcome::Transient { code: Code::PROVIDER_UNAVAILABLE, detail, retry_after },
             429 => Outcome::Transient { code: Code::RATE_LIMITED, detail, retry_after },
             401 | 403 | 407 => config(Code::AUTHENTICATION_FAILED, detail),
+            402 => config(Code::QUOTA_EXCEEDED, detail),
             413 => Outcome::Permanent { kind: PermanentKind::Payload, code: Code::TOO_LARGE, detail },
             300..=399 | 404 | 405 | 406 | 410 | 415 => config(Code::CONFIG_REFUSED, format!("{detail}; is base_url right?")),
             400..=499 => Outcome::Permanent { kind: PermanentKind::Payload, code: Code::PAYLOAD_REFUSED, detail },
@@ -182,8 +201,14 @@ pub fn without_addresses(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// What `main` does before anything else.
+    pub fn install_cryptography() {
+        // There is one, or there was one already.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    }
 
     const NOW: Timestamp = Timestamp::from_millis(1_768_473_000_000);
 
@@ -226,10 +251,15 @@ mod tests {
         check(302, "Config", Code::CONFIG_REFUSED);
         check(400, "Payload", Code::PAYLOAD_REFUSED);
         check(401, "Config", Code::AUTHENTICATION_FAILED);
+        check(402, "Config", Code::QUOTA_EXCEEDED);
         check(403, "Config", Code::AUTHENTICATION_FAILED);
         check(404, "Config", Code::CONFIG_REFUSED);
         check(408, "transient", Code::PROVIDER_UNAVAILABLE);
         check(413, "Payload", Code::TOO_LARGE);
+        for status in [409, 421, 423, 424, 425, 428] {
+            check(status, "transient", Code::PROVIDER_UNAVAILABLE);
+        }
+        check(422, "Payload", Code::PAYLOAD_REFUSED);
         check(429, "transient", Code::RATE_LIMITED);
         check(500, "unknown", Code::PROVIDER_UNAVAILABLE);
         check(502, "unknown", Code::PROVIDER_UNAVAILABLE);
@@ -246,5 +276,18 @@ mod tests {
         assert_eq!(without_addresses("see https://www.twilio.com/docs/errors/21211"), "see https://www.twilio.com/docs/errors/21211");
         assert_eq!(without_addresses(&format!("token {} gone", "a".repeat(150))), "token *** gone");
         assert_eq!(without_addresses(" \r\n\0"), "");
+    }
+
+    #[tokio::test]
+    async fn a_request_that_cannot_be_made_is_for_whoever_configures() {
+        install_cryptography();
+        let outcome = exchange(Client::new().get("nowhere")).await.unwrap_err();
+        assert!(matches!(&outcome, Outcome::Permanent { kind: PermanentKind::Config, code: Code::CONFIG_REFUSED, .. }), "{outcome:?}");
+    }
+
+    #[test]
+    fn a_connection_is_given_up_before_its_call_is() {
+        assert_eq!(connect_timeout(Duration::from_millis(200)), Duration::from_millis(50));
+        assert_eq!(connect_timeout(Duration::from_hours(1)), CONNECT_TIMEOUT);
     }
 }

@@ -9,6 +9,8 @@ pub mod outbox;
 pub mod push;
 pub mod sms;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 use crate::model::{Message, Outcome, PermanentKind, Timestamp};
@@ -52,6 +54,16 @@ pub trait Provider: Send + Sync + 'static {
 
     /// Until when the provider has asked to be left alone, beside what outcomes say; a moment that is over means nothing.
     fn paused_until(&self) -> Option<Timestamp> {
+        None
+    }
+
+    /// The shortest wait between two attempts at one message, where the provider publishes one, whatever the first came to.
+    fn retry_floor(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// How many requests of the account's the provider last counted at once, where it says so.
+    fn concurrent_requests(&self) -> Option<u32> {
         None
     }
 

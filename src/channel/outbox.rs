@@ -145,7 +145,8 @@ impl Outbox {
                 Ok(Composed::plain(sms.to.to_string(), sms.text.clone(), &fields))
             }
             Body::Push(notification) => {
-                let request = push::compose(message, notification, Timestamp::now())?;
+                let request = push::compose(message, notification, false, Timestamp::now())?;
+                let request = serde_json::from_slice(&request).map_err(|error| error.to_string())?;
                 let to = match &notification.target {
                     PushTarget::Token(token) => token.to_string(),
                     PushTarget::Topic(topic) => format!("topic {topic}"),
@@ -217,7 +218,7 @@ impl Provider for Outbox {
     async fn send(&self, message: &Message) -> Outcome {
         let composed = match self.compose(message) {
             Ok(composed) => composed,
-            Err(detail) => return Outcome::Permanent { kind: PermanentKind::Payload, code: Code::PAYLOAD_REFUSED, detail },
+            Err(detail) => return Outcome::Permanent { kind: PermanentKind::Payload, code: Code::UNSENDABLE, detail },
         };
         let trouble = (self.settings.chaos > 0.0 && fastrand::f64() < self.settings.chaos).then(trouble);
         let detail = || "asked for with --chaos".to_owned();

@@ -71,11 +71,12 @@ fn account(name: &str, config: &Config, outbox: Option<&Arc<Outbox>>) -> anyhow:
             (Arc::new(carried), paced(provider.smtp.rate))
         }
         (twilio::NAME, _) => {
-            (Arc::new(Twilio::new(&provider.twilio, &config.public.base_url).map_err(unusable)?), paced(provider.twilio.rate))
+            let twilio = Twilio::new(&provider.twilio, &config.public.base_url, config.channel.sms.call_timeout);
+            (Arc::new(twilio.map_err(unusable)?), paced(provider.twilio.rate))
         }
         (fcm::NAME, _) => {
             let pace = PaceSettings { rate: Some(provider.fcm.rate), ramp: Some(provider.fcm.ramp) };
-            (Arc::new(Fcm::new(&provider.fcm).map_err(unusable)?), pace)
+            (Arc::new(Fcm::new(&provider.fcm, config.channel.push.call_timeout).map_err(unusable)?), pace)
         }
         (name, _) => return Err(anyhow!("no provider is called `{name}`")),
     })

@@ -90,12 +90,31 @@ impl Lane {
     /// The provider that makes up for this outcome at once, where one may and can.
     fn next(&self, ended: &Ended<'_>, provider: usize) -> Option<Permitted> {
         let now = Timestamp::now();
-        let verdict = self.judge(ended, ended.delivery.pinned.is_none(), now);
-        if verdict == Verdict::NextProvider { self.permitted_after(provider, now) } else { None }
+        let verdict = self.judge(ended, ended.number, ended.delivery.pinned.is_none(), now);
+        let next = if verdict == Verdict::NextProvider { self.permitted_after(provider, now) } else { None };
+        if next.is_some() {
+            self.hold(provider, &ended.outcome, now);
+        }
+        next
     }
 
-    fn judge(&self, ended: &Ended<'_>, has_next: bool, now: Timestamp) -> Verdict {
-        let attempted = Attempted { number: ended.number, expires_at: ended.delivery.expires_at, has_next };
+    /// How many attempts are used up. Exact where it matters: when it may be all of them.
+    async fn counted(&self, ended: &Ended<'_>) -> u32 {
+        if ended.number < self.config.retry.attempts {
+            return ended.number;
+        }
+        match self.store.uncounted_attempts(ended.delivery.key).await {
+            Ok(uncounted) => ended.number.saturating_sub(uncounted),
+            Err(error) => {
+                emit(&Event::StoreFailed { doing: "counting a delivery's attempts; it gets another", error: &error.to_string() });
+                0
+            }
+        }
+    }
+
+    fn judge(&self, ended: &Ended<'_>, counted: u32, has_next: bool, now: Timestamp) -> Verdict {
+        let floor = self.retry_floor(ended.provider);
+        let attempted = Attempted { number: ended.number, counted, expires_at: ended.delivery.expires_at, has_next, floor };
         retry::judge(&self.config.retry, self.config.on_unknown, attempted, &ended.outcome, now, fastrand::f64())
     }
 
@@ -229,7 +248,7 @@ impl Lane {
     /// Judges, records, and frees the slot once the outcome is with the writer. An outcome is never given up on.
     async fn conclude(&self, ended: Ended<'_>, slot: Option<Slot>) {
         let finished_at = Timestamp::now();
-        let verdict = self.judge(&ended, false, finished_at);
+        let verdict = self.judge(&ended, self.counted(&ended).await, false, finished_at);
         let record = self.record_of(&ended, verdict, finished_at);
         let mut slot = slot;
         loop {
@@ -316,7 +335,7 @@ impl Lane {
     }
 
     /// True when the lane stops; false after a while, when the store may be asked again.
-    async fn paused_by_store(&self) -> bool {
+    pub(super) async fn paused_by_store(&self) -> bool {
         tokio::select! {
             () = tokio::time::sleep(STORE_RETRY) => false,
             () = self.stop.cancelled() => true,

@@ -1,17 +1,20 @@
 //! Who carries a channel: its providers in order of preference, each with its breaker and the pace of its account.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use super::{
     Lane, SLEEP_LIMIT,
     breaker::{Breaker, BreakerState, Change, Permit},
-    pace::{Pace, PaceStatus},
+    pace::{NotYet, Pace, PaceStatus},
 };
 use crate::{
     channel::Provider,
     config::BreakerConfig,
     event::{Event, emit},
-    model::{Channel, Outcome, Timestamp},
+    model::{Channel, Code, Outcome, Timestamp},
     socket::Hub,
 };
 
@@ -40,6 +43,9 @@ pub struct ProviderStatus {
     pub reason: Option<String>,
     #[serde(flatten)]
     pub pace: PaceStatus,
+    /// Requests of the account's that the provider counted at once, where it says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub concurrent_requests: Option<u32>,
 }
 
 /// A call that may be made.
@@ -61,10 +67,10 @@ impl Carried {
     }
 
     /// A permit for one call, and whether it is the breaker's probe; else when to ask again.
-    fn acquire(&self, now: Timestamp) -> Result<bool, Timestamp> {
+    fn acquire(&self, now: Timestamp) -> Result<bool, NotYet> {
         let mut breaker = self.breaker();
         if let Permit::No { until } = breaker.peek(now) {
-            return Err(until);
+            return Err(NotYet::Held(until));
         }
         self.hold_as_asked(now);
         self.pace.take(1, now)?;
@@ -102,12 +108,13 @@ impl Carried {
         {
             emit(&Event::PaceLowered { provider: name, channel, rate });
         }
-        let change = self.breaker().record(outcome, now);
+        let change = self.breaker().record(outcome, is_probe, now);
         match &change {
             Change::None => {}
             Change::Opened { reason, needs_a_person } => {
                 emit(&Event::BreakerOpened { provider: name, channel, reason, needs_a_person: *needs_a_person });
             }
+            Change::PlatformRefused { reason } => emit(&Event::PlatformRefused { provider: name, channel, reason }),
             Change::Closed => emit(&Event::BreakerClosed { provider: name, channel }),
         }
         is_probe || change != Change::None
@@ -116,7 +123,13 @@ impl Carried {
     fn status(&self, now: Timestamp) -> ProviderStatus {
         let breaker = self.breaker();
         let (state, reason) = breaker.state(now);
-        ProviderStatus { name: self.provider.name(), breaker: state, reason: reason.map(str::to_owned), pace: self.pace.status(now) }
+        ProviderStatus {
+            name: self.provider.name(),
+            breaker: state,
+            reason: reason.map(str::to_owned),
+            pace: self.pace.status(now),
+            concurrent_requests: self.provider.concurrent_requests(),
+        }
     }
 }
 
@@ -132,7 +145,7 @@ impl Carrier {
         match self {
             Self::Sockets(_) => {
                 let pace = PaceStatus { rate: None, held_until: None };
-                vec![ProviderStatus { name: SOCKETS, breaker: BreakerState::Closed, reason: None, pace }]
+                vec![ProviderStatus { name: SOCKETS, breaker: BreakerState::Closed, reason: None, pace, concurrent_requests: None }]
             }
             Self::Providers(carried) => carried.iter().map(|carried| carried.status(now)).collect(),
         }
@@ -160,16 +173,22 @@ impl Lane {
 
     /// This provider alone.
     pub(super) fn permitted_by(&self, provider: usize, now: Timestamp) -> Result<Permitted, Timestamp> {
-        let carried = self.carrier.providers().get(provider).ok_or(Timestamp::FAR_FUTURE)?;
+        self.acquire(provider, now).map_err(NotYet::until)
+    }
+
+    fn acquire(&self, provider: usize, now: Timestamp) -> Result<Permitted, NotYet> {
+        let carried = self.carrier.providers().get(provider).ok_or(NotYet::Held(Timestamp::FAR_FUTURE))?;
         carried.acquire(now).map(|is_probe| Permitted { provider, is_probe })
     }
 
     fn first_of(&self, from: usize, now: Timestamp) -> Result<Permitted, Timestamp> {
         let mut earliest = now.saturating_add(SLEEP_LIMIT);
         for provider in from..self.carrier.providers().len() {
-            match self.permitted_by(provider, now) {
+            match self.acquire(provider, now) {
                 Ok(permitted) => return Ok(permitted),
-                Err(until) => earliest = earliest.min(until),
+                // It works, and it is soon this one's turn: going elsewhere would make a preference of the pace.
+                Err(NotYet::Soon(until)) => return Err(earliest.min(until)),
+                Err(NotYet::Held(until)) => earliest = earliest.min(until),
             }
         }
         Err(earliest)
@@ -190,9 +209,18 @@ impl Lane {
         }
     }
 
+    /// Lets the provider's breaker and pace learn from an attempt. Where the provider was not asked at all there is nothing to learn: the
+    /// permit is given back, and a probe is still to be made.
     pub(super) fn learn(&self, permitted: Permitted, outcome: &Outcome) {
         let Some(carried) = self.carrier.providers().get(permitted.provider) else { return };
-        if carried.learn(self.channel, permitted.is_probe, outcome, Timestamp::now()) {
+        let now = Timestamp::now();
+        let look_again = if outcome.code().is_some_and(Code::is_local) {
+            carried.forgo(permitted.is_probe, now);
+            permitted.is_probe
+        } else {
+            carried.learn(self.channel, permitted.is_probe, outcome, now)
+        };
+        if look_again {
             self.wake.notify_one();
         }
     }
@@ -201,6 +229,21 @@ impl Lane {
     pub fn pace_of(&self, name: &str) -> Option<Arc<Pace>> {
         let carried = self.carrier.providers().get(self.carrier.place(name)?)?;
         Some(carried.pace.clone())
+    }
+
+    /// What moves on to another provider takes along how long this one wished to be left alone: then all leave it alone.
+    pub(super) fn hold(&self, provider: usize, outcome: &Outcome, now: Timestamp) {
+        if let Outcome::Transient { retry_after: Some(wait), .. } = outcome
+            && let Some(carried) = self.carrier.providers().get(provider)
+        {
+            carried.pace.hold(now.saturating_add(*wait));
+        }
+    }
+
+    /// The shortest wait between two attempts at one message through this provider.
+    pub(super) fn retry_floor(&self, name: &str) -> Duration {
+        let place = self.carrier.place(name);
+        place.map_or(Duration::ZERO, |place| self.carrier.providers()[place].provider.retry_floor())
     }
 
     pub(super) fn provider_name(&self, provider: usize) -> &'static str {

@@ -34,7 +34,7 @@ use crate::{
     config::ChannelConfig,
     event::{Event, emit},
     model::{Channel, Code, Delivery, Priority, Status, Timestamp},
-    store::{Lease, Store},
+    store::{Lease, Store, StoreError},
     template::Templates,
 };
 
@@ -363,22 +363,38 @@ impl Lane {
     /// Back to the store with what cannot begin while others can, so that it does not stand in their way.
     async fn put_aside(&self, aside: Vec<(Delivery, Option<Timestamp>)>) {
         for (delivery, until) in aside {
-            let put = match until {
-                Some(until) => self.store.postpone(vec![delivery.key], until).await,
-                None => self.store.give_up(delivery.key, self.channel).await,
-            };
-            match (put, until) {
-                (Ok(()), Some(until)) => self.wake_at(delivery.priority, until),
-                (Ok(()), None) => {
-                    self.ended.fetch_add(1, Ordering::Relaxed);
-                    let detail = Some("the provider that may have taken it is not configured any more, and no other may try");
-                    let (status, code) = (Status::Failed, Some(Code::UNKNOWN_OUTCOME));
-                    emit(&Event::DeliveryEnded { delivery: &delivery, attempt: delivery.attempts, status, code, detail });
+            loop {
+                let put = match until {
+                    Some(until) => self.store.postpone(vec![delivery.key], until).await,
+                    None => self.store.give_up(delivery.key, self.channel).await,
+                };
+                match put {
+                    Ok(()) => break self.is_aside(&delivery, until),
+                    // Asking again changes nothing. It stays leased, and the next start takes it up.
+                    Err(StoreError::Refused(reason)) => {
+                        break emit(&Event::StoreFailed {
+                            doing: "putting a delivery aside; it is left until the next start",
+                            error: &reason,
+                        });
+                    }
+                    Err(error) => emit(&Event::StoreFailed { doing: "putting a delivery aside; trying again", error: &error.to_string() }),
                 }
-                // Its lease runs out, and it is claimed again.
-                (Err(error), _) => emit(&Event::StoreFailed { doing: "putting a delivery aside", error: &error.to_string() }),
+                // Nobody else has it: its lease is ours and is renewed. When the lane stops, leases are given back.
+                if self.paused_by_store().await {
+                    return;
+                }
             }
         }
+    }
+
+    fn is_aside(&self, delivery: &Delivery, until: Option<Timestamp>) {
+        if let Some(until) = until {
+            return self.wake_at(delivery.priority, until);
+        }
+        self.ended.fetch_add(1, Ordering::Relaxed);
+        let detail = Some("the provider that may have taken it is not configured any more, and no other may try");
+        let (status, code) = (Status::Failed, Some(Code::UNKNOWN_OUTCOME));
+        emit(&Event::DeliveryEnded { delivery, attempt: delivery.attempts, status, code, detail });
     }
 
     fn until_due(&self, now: Timestamp) -> Duration {

@@ -31,6 +31,23 @@ pub struct PaceSettings {
     pub ramp: Option<Duration>,
 }
 
+/// Why no attempt may begin, and when to ask again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotYet {
+    /// At this pace it is soon somebody's turn: wait for it.
+    Soon(Timestamp),
+    /// The provider is left alone: another may do meanwhile.
+    Held(Timestamp),
+}
+
+impl NotYet {
+    pub const fn until(self) -> Timestamp {
+        match self {
+            Self::Soon(until) | Self::Held(until) => until,
+        }
+    }
+}
+
 /// What a pace is doing, for operators.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct PaceStatus {
@@ -47,7 +64,7 @@ pub struct Pace {
     state: Mutex<State>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct State {
     /// Attempts per second now; `None` is unlimited.
     rate: Option<f64>,
@@ -56,6 +73,7 @@ struct State {
     /// Growth per second.
     growth: f64,
     tokens: f64,
+    /// When rate and tokens were as they stand here: at the last grant, or at the end of a pause.
     filled_at: Timestamp,
     held_until: Timestamp,
     cut_at: Timestamp,
@@ -93,16 +111,19 @@ impl Pace {
     /// Takes up to `wanted` attempts; says how many may begin now.
     ///
     /// # Errors
-    /// When none may: the moment to ask again.
-    pub fn take(&self, wanted: usize, now: Timestamp) -> Result<usize, Timestamp> {
-        let mut state = self.state();
-        if now < state.held_until {
-            return Err(state.held_until);
+    /// When none may: why, and the moment to ask again.
+    pub fn take(&self, wanted: usize, now: Timestamp) -> Result<usize, NotYet> {
+        let mut kept = self.state();
+        if now < kept.held_until {
+            return Err(NotYet::Held(kept.held_until));
         }
+        // Who asks and gets nothing changes nothing: a ramp is for attempts that are made.
+        let mut state = kept.clone();
         let granted = match self.fill(&mut state, now) {
             None => wanted,
             Some(rate) if state.tokens < 1.0 => {
-                return Err(now.saturating_add(Duration::from_secs_f64((1.0 - state.tokens) / rate).max(Duration::from_millis(1))));
+                let wait = Duration::from_secs_f64((1.0 - state.tokens) / rate).max(Duration::from_millis(1));
+                return Err(NotYet::Soon(now.saturating_add(wait)));
             }
             Some(_) => {
                 #[expect(
@@ -119,6 +140,7 @@ impl Pace {
             }
         };
         state.count(granted, now);
+        *kept = state;
         Ok(granted)
     }
 
@@ -158,7 +180,8 @@ impl Pace {
     }
 
     pub fn status(&self, now: Timestamp) -> PaceStatus {
-        let mut state = self.state();
+        // Whoever looks does not drive it.
+        let mut state = self.state().clone();
         let rate = self.fill(&mut state, now).map(|rate| (rate * 10.0).round() / 10.0);
         PaceStatus { rate, held_until: (state.held_until > now).then_some(state.held_until) }
     }
@@ -234,7 +257,7 @@ mod tests {
         let pace = pace(None, None);
         assert_eq!(pace.take(100, at(0)), Ok(100));
         pace.limited(None, at(500));
-        assert_eq!(pace.take(1, at(600)), Err(at(1500)));
+        assert_eq!(pace.take(1, at(600)), Err(NotYet::Held(at(1500))));
         assert_eq!(pace.status(at(600)), PaceStatus { rate: Some(50.0), held_until: Some(at(1500)) });
         let second = run(&pace, 1500, 2500);
         assert!((45..60).contains(&second), "{second}");
@@ -286,7 +309,36 @@ mod tests {
         assert_eq!(pace.take(5, at(0)), Ok(1));
         pace.give_back(1);
         assert_eq!(pace.take(5, at(0)), Ok(1));
-        assert_eq!(pace.take(5, at(0)), Err(at(100)));
+        assert_eq!(pace.take(5, at(0)), Err(NotYet::Soon(at(100))));
+    }
+
+    #[test]
+    fn an_empty_bucket_is_waited_for_and_a_held_account_is_not() {
+        let pace = pace(Some(10), None);
+        assert_eq!(pace.take(5, at(0)), Ok(1));
+        assert_eq!(pace.take(5, at(0)), Err(NotYet::Soon(at(100))));
+        pace.hold(at(5000));
+        assert_eq!(pace.take(5, at(100)), Err(NotYet::Held(at(5000))));
+        pace.limited(None, at(5000));
+        assert_eq!(pace.take(5, at(5500)), Err(NotYet::Held(at(6000))));
+        assert_eq!(pace.take(5, at(6000)), Err(NotYet::Soon(at(8000))), "slow, and not to be left alone");
+        assert_eq!(pace.take(5, at(8000)), Ok(1));
+    }
+
+    #[test]
+    fn a_ramp_is_driven_by_attempts_and_not_by_who_looks() {
+        let pace = pace(Some(1000), Some(60));
+        for second in 0..120 {
+            assert_eq!(pace.status(at(second * 1000)).rate, Some(100.0), "nothing was sent yet");
+        }
+        let first = run(&pace, 120_000, 121_000);
+        assert!((90..=130).contains(&first), "{first}");
+        // A minute without an attempt, however often it is looked at.
+        for second in 121..181 {
+            pace.status(at(second * 1000));
+        }
+        let again = run(&pace, 181_000, 182_000);
+        assert!((90..=130).contains(&again), "{again}");
     }
 
     proptest! {
@@ -304,7 +356,7 @@ mod tests {
                         prop_assert!((1..=wanted).contains(&granted));
                         taken += granted;
                     }
-                    Err(until) => prop_assert!(until > at(now)),
+                    Err(not_yet) => prop_assert!(not_yet.until() > at(now)),
                 }
             }
             #[expect(clippy::cast_precision_loss, reason = "small")]

@@ -52,16 +52,16 @@ impl Way {
 
 /// What `answer` makes of a good request, which would have been answered with `good`.
 pub(super) fn plan(provider: Provider, answer: &Answer, to: &[String], good: Reply, now: Timestamp) -> Plan {
+    let to = to.first().map_or("", String::as_str);
     let fault = match answer {
-        Answer::Status(answer) => return by_status(provider, answer, good, now),
+        Answer::Status(answer) => return by_status(provider, answer, to, good, now),
         Answer::Named(fault) => *fault,
     };
-    let to = to.first().map_or("", String::as_str);
     let (accepted, way) = match fault {
         Fault::Ok => (true, Way::Whole(good)),
         Fault::ResetBefore => (false, Way::Reset),
         Fault::ResetAfter => (true, Way::Reset),
-        Fault::ErrorAfter => (true, Way::Whole(failure(provider, 500, None))),
+        Fault::ErrorAfter => (true, Way::Whole(failure(provider, 500, None, to))),
         Fault::Hang => (false, Way::Hang),
         Fault::Drip => (true, Way::Drip(good)),
         Fault::Cut => (true, Way::Cut(good)),
@@ -78,13 +78,13 @@ pub(super) fn plan(provider: Provider, answer: &Answer, to: &[String], good: Rep
 /// The answers that say why.
 fn refusal(provider: Provider, fault: Fault, to: &str) -> Reply {
     match fault {
-        Fault::Unregistered => fcm::error(404, "NOT_FOUND", "Requested entity was not found.", Some("UNREGISTERED")),
-        Fault::SenderMismatch => fcm::error(403, "PERMISSION_DENIED", "SenderId mismatch", Some("SENDER_ID_MISMATCH")),
+        Fault::Unregistered => fcm::error(404, "NOT_FOUND", &format!("Requested entity was not found: {to}"), Some("UNREGISTERED")),
+        Fault::SenderMismatch => fcm::error(403, "PERMISSION_DENIED", &format!("SenderId mismatch: {to}"), Some("SENDER_ID_MISMATCH")),
         Fault::ThirdPartyAuth => {
             fcm::error(401, "UNAUTHENTICATED", "Auth error from APNS or Web Push Service", Some("THIRD_PARTY_AUTH_ERROR"))
         }
-        Fault::Quota => failure(provider, 429, None),
-        Fault::Unavailable => failure(provider, 503, None),
+        Fault::Quota => failure(provider, 429, None, to),
+        Fault::Unavailable => failure(provider, 503, None, to),
         Fault::OptedOut => twilio::error(400, 21610, "Attempt to send to unsubscribed recipient"),
         Fault::InvalidTo => {
             let (code, message) = twilio::invalid_to(to);
@@ -98,11 +98,11 @@ fn refusal(provider: Provider, fault: Fault, to: &str) -> Reply {
             Provider::Fcm => fcm::bad_credentials(),
             Provider::Token => token::bad_credentials(),
         },
-        _ => failure(provider, 500, None),
+        _ => failure(provider, 500, None, to),
     }
 }
 
-fn by_status(provider: Provider, answer: &StatusAnswer, good: Reply, now: Timestamp) -> Plan {
+fn by_status(provider: Provider, answer: &StatusAnswer, to: &str, good: Reply, now: Timestamp) -> Plan {
     let status = answer.status;
     let accepted = (200..300).contains(&status);
     let mut reply = match &answer.body {
@@ -114,7 +114,7 @@ fn by_status(provider: Provider, answer: &StatusAnswer, good: Reply, now: Timest
             *reply.status_mut() = exchange::empty(status).status();
             reply
         }
-        None => failure(provider, status, answer.code.as_ref()),
+        None => failure(provider, status, answer.code.as_ref(), to),
     };
     if let Some(retry_after) = &answer.retry_after {
         reply = exchange::with_header(reply, "retry-after", retry_after);
@@ -128,8 +128,10 @@ fn by_status(provider: Provider, answer: &StatusAnswer, good: Reply, now: Timest
     Plan { accepted, way: Way::Whole(reply) }
 }
 
-/// A failure of this status, in the provider's words for it.
-pub(super) fn failure(provider: Provider, status: u16, code: Option<&ErrorCode>) -> Reply {
+/// A failure of this status, in the provider's words for it. `to`, where it is known, is among them: providers quote what they were sent,
+/// and whoever keeps such answers has to take it out.
+pub(super) fn failure(provider: Provider, status: u16, code: Option<&ErrorCode>, to: &str) -> Reply {
+    let quoting = |message: &str| if to.is_empty() { message.to_owned() } else { format!("{message} ({to})") };
     match provider {
         Provider::Sendgrid => {
             let message = match status {
@@ -143,7 +145,7 @@ pub(super) fn failure(provider: Provider, status: u16, code: Option<&ErrorCode>)
                 503 => "Service Unavailable",
                 _ => "request failed",
             };
-            sendgrid::error(status, None, message)
+            sendgrid::error(status, None, &quoting(message))
         }
         Provider::Twilio => {
             let (usual, message) = match status {
@@ -156,7 +158,7 @@ pub(super) fn failure(provider: Provider, status: u16, code: Option<&ErrorCode>)
                 _ => (20500, "Internal Server Error"),
             };
             let code = if let Some(ErrorCode::Number(code)) = code { *code } else { usual };
-            twilio::error(status, code, message)
+            twilio::error(status, code, &quoting(message))
         }
         Provider::Fcm => {
             let (name, message, usual) = match status {
@@ -170,7 +172,7 @@ pub(super) fn failure(provider: Provider, status: u16, code: Option<&ErrorCode>)
                 _ => ("INTERNAL", "Internal error encountered.", Some("INTERNAL")),
             };
             let code = if let Some(ErrorCode::Word(code)) = code { Some(code.as_str()) } else { usual };
-            fcm::error(status, name, message, code)
+            fcm::error(status, name, &quoting(message), code)
         }
         Provider::Token => {
             let usual = match status {
@@ -227,6 +229,20 @@ mod tests {
     }
 
     #[test]
+    fn failures_quote_whom_they_are_about() {
+        for (provider, faults) in [
+            (Provider::Sendgrid, [Fault::Quota, Fault::ErrorAfter, Fault::Unavailable]),
+            (Provider::Twilio, [Fault::Quota, Fault::InvalidTo, Fault::Unavailable]),
+            (Provider::Fcm, [Fault::Quota, Fault::Unregistered, Fault::SenderMismatch]),
+        ] {
+            for fault in faults {
+                let body = body(&of(provider, fault)).to_string();
+                assert!(body.contains("+255700000000"), "{provider:?} {fault:?}: {body}");
+            }
+        }
+    }
+
+    #[test]
     fn what_is_taken_is_not_what_is_told() {
         for (fault, accepted, status) in [
             (Fault::Ok, true, Some(202)),
@@ -258,7 +274,7 @@ mod tests {
             code: Some(ErrorCode::Number(63017)),
             ..StatusAnswer::default()
         };
-        let plan = by_status(Provider::Twilio, &answer, exchange::empty(201), Timestamp::from_millis(7_000));
+        let plan = by_status(Provider::Twilio, &answer, "", exchange::empty(201), Timestamp::from_millis(7_000));
         let Way::Whole(reply) = &plan.way else { panic!("{plan:?}") };
         assert_eq!(
             (reply.status().as_u16(), &reply.headers()["retry-after"], &reply.headers()["x-ratelimit-reset"]),
@@ -268,6 +284,7 @@ mod tests {
         let accepted = by_status(
             Provider::Twilio,
             &StatusAnswer { status: 200, ..StatusAnswer::default() },
+            "",
             exchange::empty(201),
             Timestamp::default(),
         );

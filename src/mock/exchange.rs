@@ -3,7 +3,7 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use hyper::{
-    HeaderMap, Method, Response, StatusCode,
+    HeaderMap, Method, Response, StatusCode, Version,
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue},
 };
 use serde_json::Value;
@@ -13,6 +13,9 @@ use super::callback::Subject;
 /// A request, read whole.
 #[derive(Debug)]
 pub(super) struct Received {
+    /// Of the connection, counting up from 1.
+    pub connection: u64,
+    pub version: Version,
     pub method: Method,
     pub path: String,
     pub query: String,

@@ -4,7 +4,11 @@
 //! what it was sent, and calls back with real signatures. It sends nothing to anybody, and knows nothing of the daemon: it is for trying
 //! things out, for tests and for benches.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use tokio::sync::mpsc;
 use tokio_util::{
@@ -127,6 +131,7 @@ impl BoundMock {
             clouds,
             playing,
             record,
+            connections: AtomicU64::new(0),
             webhooks,
             calls_back: settings.webhooks,
             seen: settings.seen,

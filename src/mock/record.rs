@@ -22,6 +22,10 @@ pub struct Request {
     pub n: u64,
     pub at: Timestamp,
     pub provider: Provider,
+    /// Counts up from 1: which requests came over the same one.
+    pub connection: u64,
+    /// `HTTP/1.1`, `HTTP/2.0`.
+    pub version: String,
     pub method: String,
     pub path: String,
     /// Without the value of `Authorization`.
@@ -169,6 +173,8 @@ mod tests {
             n,
             at: Timestamp::default(),
             provider: Provider::Fcm,
+            connection: 1,
+            version: "HTTP/2.0".to_owned(),
             method: "POST".to_owned(),
             path: "/".to_owned(),
             headers: BTreeMap::new(),

@@ -1,6 +1,16 @@
 //! The listener: connections, which request is whose, and answers that are late, broken, or none.
 
-use std::{convert::Infallible, io, net::TcpListener as StdListener, pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::TcpListener as StdListener,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -80,6 +90,8 @@ pub(super) struct Shared {
     pub clouds: Arc<Clouds>,
     pub playing: Playing,
     pub record: Arc<Record>,
+    /// Connections so far.
+    pub connections: AtomicU64,
     pub webhooks: Webhooks,
     /// Every accepted message gets its usual callbacks.
     pub calls_back: bool,
@@ -94,6 +106,7 @@ enum Route<'a> {
     Mail,
     Scopes,
     Sms(&'a str),
+    Messages(&'a str),
     Account(&'a str),
     Push(&'a str),
     Token,
@@ -130,10 +143,11 @@ async fn connection(stream: TcpStream, shared: Arc<Shared>) {
     }
     let reset = CancellationToken::new();
     let http = auto::Builder::new(Tracked(shared.tracker.clone()));
+    let number = shared.connections.fetch_add(1, Relaxed) + 1;
     let (served, resetting) = (Arc::clone(&shared), reset.clone());
     let service = service_fn(move |request| {
         let (shared, reset) = (Arc::clone(&served), resetting.clone());
-        async move { Ok::<_, Infallible>(handle(&shared, &reset, request).await) }
+        async move { Ok::<_, Infallible>(handle(&shared, number, &reset, request).await) }
     });
     let mut connection = pin!(http.serve_connection(TokioIo::new(Socket::new(stream, reset.clone())), service));
     // How a connection ended is the peer's affair.
@@ -156,23 +170,25 @@ impl<F: Future<Output: Send + 'static> + Send + 'static> Executor<F> for Tracked
     }
 }
 
-async fn handle(shared: &Arc<Shared>, reset: &CancellationToken, request: HttpRequest<Incoming>) -> Response<Body> {
+async fn handle(shared: &Arc<Shared>, connection: u64, reset: &CancellationToken, request: HttpRequest<Incoming>) -> Response<Body> {
     let (head, body) = request.into_parts();
     let Ok(body) = Limited::new(body, BODY_LIMIT).collect().await else {
         return exchange::json(413, &serde_json::json!({ "errors": [{ "message": "payload too large", "field": null }] })).map(Body::from);
     };
     let (path, query) = (head.uri.path().to_owned(), head.uri.query().unwrap_or_default().to_owned());
-    let received = Received { method: head.method, path, query, headers: head.headers, body: body.to_bytes() };
+    let (version, method, headers) = (head.version, head.method, head.headers);
+    let received = Received { connection, version, method, path, query, headers, body: body.to_bytes() };
     let clouds = &shared.clouds;
     let (provider, is_probe, checked) = match route(&received.method, &received.path) {
         Route::Mail => (Provider::Sendgrid, false, sendgrid::send(&received, clouds)),
         Route::Scopes => (Provider::Sendgrid, true, sendgrid::scopes(&received, clouds)),
         Route::Sms(account) => (Provider::Twilio, false, twilio::send(account, &received, clouds)),
+        Route::Messages(account) => (Provider::Twilio, true, twilio::messages(account, &received, clouds)),
         Route::Account(account) => (Provider::Twilio, true, twilio::account(account, &received, clouds)),
         Route::Push(project) => (Provider::Fcm, false, fcm::send(project, &received, clouds)),
         Route::Token => (Provider::Token, false, token::exchange_assertion(&received, clouds)),
         Route::Control => return control::answer(&received, shared).map(Body::from),
-        Route::WrongMethod(provider) => return answer::failure(provider, 405, None).map(Body::from),
+        Route::WrongMethod(provider) => return answer::failure(provider, 405, None, "").map(Body::from),
         Route::Nowhere => {
             let hint = "the mock answers /v3/…, /2010-04-01/…, /v1/projects/…, /token and /mock/…";
             return exchange::json(404, &serde_json::json!({ "error": "nothing is here", "hint": hint })).map(Body::from);
@@ -223,6 +239,8 @@ impl Shared {
             n,
             at,
             provider,
+            connection: received.connection,
+            version: format!("{:?}", received.version),
             method: received.method.to_string(),
             path: received.path,
             headers: kept_headers(&received.headers),
@@ -263,6 +281,7 @@ fn route<'a>(method: &Method, path: &'a str) -> Route<'a> {
     }
     if let Some(rest) = path.strip_prefix("/2010-04-01/Accounts/") {
         return match (rest.strip_suffix("/Messages.json"), rest.strip_suffix(".json")) {
+            (Some(account), _) if method == Method::GET => Route::Messages(account),
             (Some(account), _) => only(&Method::POST, Provider::Twilio, Route::Sms(account)),
             (None, Some(account)) if !account.contains('/') => only(&Method::GET, Provider::Twilio, Route::Account(account)),
             _ => Route::Nowhere,
@@ -351,6 +370,8 @@ mod tests {
         check(&Method::GET, "/v3/mail/send", &Route::WrongMethod(Provider::Sendgrid));
         check(&Method::GET, "/v3/scopes", &Route::Scopes);
         check(&Method::POST, "/2010-04-01/Accounts/AC1/Messages.json", &Route::Sms("AC1"));
+        check(&Method::GET, "/2010-04-01/Accounts/AC1/Messages.json", &Route::Messages("AC1"));
+        check(&Method::PUT, "/2010-04-01/Accounts/AC1/Messages.json", &Route::WrongMethod(Provider::Twilio));
         check(&Method::GET, "/2010-04-01/Accounts/AC1.json", &Route::Account("AC1"));
         check(&Method::GET, "/2010-04-01/Accounts/AC1/Calls.json", &Route::Nowhere);
         check(&Method::POST, "/v1/projects/p/messages:send", &Route::Push("p"));

@@ -100,7 +100,7 @@ pub(super) fn bad_credentials() -> Reply {
 fn claims(assertion: &str, clouds: &Clouds) -> Result<Claims, (&'static str, String)> {
     let invalid = |why: &str| ("invalid_grant", why.to_owned());
     let header = decode_header(assertion).map_err(|_| invalid("Invalid JWT: failed to decode."))?;
-    if header.kid.is_some_and(|kid| kid != clouds.keys.private_key_id) {
+    if header.kid.is_none_or(|kid| kid != clouds.keys.private_key_id) {
         return Err(invalid("Invalid JWT Signature."));
     }
     // Times are looked at below: Google tells them apart.

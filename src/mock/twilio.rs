@@ -44,8 +44,20 @@ pub(super) fn send(account: &str, received: &Received, clouds: &Clouds) -> Check
     Checked { to, delivery_id, body: json!(pairs), outcome }
 }
 
-/// `GET /2010-04-01/Accounts/{sid}.json`.
+/// `GET /2010-04-01/Accounts/{sid}/Messages.json`. None is kept to be listed.
+pub(super) fn messages(account: &str, received: &Received, clouds: &Clouds) -> Checked {
+    unauthorized(account, received, clouds).unwrap_or_else(|| {
+        let uri = format!("/2010-04-01/Accounts/{account}/Messages.json?{}", received.query);
+        let body = json!({ "messages": [], "page": 0, "page_size": 50, "start": 0, "end": 0, "uri": uri, "next_page_uri": null });
+        Checked::probe(exchange::json(200, &body))
+    })
+}
+
+/// `GET /2010-04-01/Accounts/{sid}.json`. A standard API key is not let see it, as at Twilio: only the account's own token is.
 pub(super) fn account(account: &str, received: &Received, clouds: &Clouds) -> Checked {
+    if received.basic().is_some_and(|(user, _)| user == clouds.credentials.twilio_api_key) {
+        return Checked::refused(bad_credentials(), "a standard API key, which is not let see the account");
+    }
     unauthorized(account, received, clouds).unwrap_or_else(|| {
         let body = json!({
             "sid": account,
@@ -200,7 +212,9 @@ fn taken(account: &str, form: &Value) -> Taken {
             to: text("To").unwrap_or_default().to_owned(),
         })
     });
-    Taken { reply: exchange::json(201, &message), is_counted: true, subject }
+    // Whoever else is there at the moment is not counted.
+    let reply = exchange::with_header(exchange::json(201, &message), "twilio-concurrent-requests", "1");
+    Taken { reply, is_counted: true, subject }
 }
 
 /// How many SMS a text is: 160 characters of GSM-7 (3GPP TS 23.038) or 70 units of UCS-2, and less of each when it is more than one.

@@ -42,6 +42,8 @@ codes! {
     CHAOS = "chaos",
     ADDRESS_REFUSED = "address_refused",
     PAYLOAD_REFUSED = "payload_refused",
+    /// It could not be sent as it is, and nothing was asked of the provider.
+    UNSENDABLE = "unsendable",
     CONFIG_REFUSED = "config_refused",
     CAPTURE_FAILED = "capture_failed",
     /// No connection came about, or it ended before the request had left.
@@ -52,6 +54,8 @@ codes! {
     UNEXPECTED_ANSWER = "unexpected_answer",
     /// Our credentials are not good there, or may not do this.
     AUTHENTICATION_FAILED = "authentication_failed",
+    /// The credentials of one platform behind the provider are not good (Apple's, a browser's); the other platforms go on.
+    PLATFORM_REFUSED = "platform_credentials_refused",
     /// The account's credits or quota are used up.
     QUOTA_EXCEEDED = "quota_exceeded",
     /// The sender's address or number is not ours to use there.
@@ -72,11 +76,15 @@ codes! {
     GREYLISTED = "greylisted",
     /// An address that takes characters the mail server cannot carry (RFC 6531).
     ADDRESS_UNSUPPORTED = "address_unsupported",
-    /// The phone number is not in a country that may be written to.
+    /// The phone number does not begin as `allowed_prefixes` says it may.
     DESTINATION_NOT_ALLOWED = "destination_not_allowed",
+    /// The account may not write to this country.
+    REGION_NOT_ENABLED = "region_not_enabled",
     /// Too many messages to numbers that begin alike.
     VELOCITY_LIMITED = "velocity_limited",
     CARRIER_QUEUE_FULL = "carrier_queue_full",
+    /// Too many messages to this one device or topic; the others may go on.
+    RECIPIENT_RATE_LIMITED = "recipient_rate_limited",
     HANDSET_UNREACHABLE = "handset_unreachable",
     /// Told after `sent`: it came back.
     BOUNCED = "bounced",
@@ -98,17 +106,24 @@ impl Code {
 
     /// Whether it says something about this one recipient and nothing about the provider: then it does not help to try the next one.
     pub fn is_about_recipient(self) -> bool {
-        [Self::MAILBOX_FULL, Self::GREYLISTED, Self::VELOCITY_LIMITED, Self::HANDSET_UNREACHABLE].contains(&self)
+        [Self::MAILBOX_FULL, Self::GREYLISTED, Self::VELOCITY_LIMITED, Self::HANDSET_UNREACHABLE, Self::RECIPIENT_RATE_LIMITED]
+            .contains(&self)
+    }
+
+    /// Whether it was decided here, before anything was asked of the provider: then it says nothing about the provider at all.
+    pub fn is_local(self) -> bool {
+        [Self::RENDER_FAILED, Self::TEMPLATE_MISSING, Self::UNSENDABLE, Self::DESTINATION_NOT_ALLOWED, Self::VELOCITY_LIMITED]
+            .contains(&self)
+    }
+
+    /// Whether the provider asks for fewer: it works, and the pace sees to the rest.
+    pub fn asks_for_fewer(self) -> bool {
+        [Self::RATE_LIMITED, Self::CARRIER_QUEUE_FULL].contains(&self)
     }
 
     /// Whether it says something about this one message, its recipient or its sender, and nothing about the provider.
     pub fn is_about_message(self) -> bool {
         self.is_about_recipient() || self == Self::SENDER_REFUSED
-    }
-
-    /// Whether the provider means that the account sends too fast.
-    pub fn asks_for_fewer(self) -> bool {
-        [Self::RATE_LIMITED, Self::CARRIER_QUEUE_FULL].contains(&self)
     }
 
     /// The code stored under this text, if it is one of ours.

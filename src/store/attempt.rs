@@ -182,6 +182,18 @@ impl Store {
             .await
     }
 
+    /// How many earlier attempts of a delivery that still waits used none of them up: the set-up was refused, or a limit of our own held it
+    /// back. Any other permanent outcome would have ended it.
+    pub async fn uncounted_attempts(&self, key: DeliveryKey) -> Result<u32, StoreError> {
+        self.read(move |connection| {
+            let counted = connection
+                .prepare_cached("SELECT count(*) FROM attempts WHERE job = ?1 AND ordinal = ?2 AND (outcome = 'permanent' OR code = ?3)")?
+                .query_row((key.job, key.ordinal, Code::VELOCITY_LIMITED.as_str()), |row| row.get(0))?;
+            Ok(counted)
+        })
+        .await
+    }
+
     /// Marks live deliveries as written to a socket. Those not `sent` (any more) are left alone.
     pub async fn mark_delivered(&self, keys: Vec<DeliveryKey>) -> Result<(), StoreError> {
         self.writer

@@ -90,7 +90,8 @@ impl Cloud {
         });
         claims.as_object_mut().unwrap().extend(changed.as_object().unwrap().clone());
         let key = EncodingKey::from_rsa_pem(self.text("/fcm/service_account/private_key").as_bytes()).unwrap();
-        jsonwebtoken::encode(&Header::new(Algorithm::RS256), &claims, &key).unwrap()
+        let header = Header { kid: Some(self.text("/fcm/service_account/private_key_id").to_owned()), ..Header::new(Algorithm::RS256) };
+        jsonwebtoken::encode(&header, &claims, &key).unwrap()
     }
 
     async fn access_token(&self) -> String {
@@ -229,6 +230,12 @@ async fn it_asks_for_the_right_credentials() {
         api.request(Method::GET, &format!("/2010-04-01/Accounts/{ACCOUNT}.json")).basic_auth(user.to_owned(), Some(password.to_owned()))
     };
     assert_eq!(sent(account(ACCOUNT, cloud.text("/twilio/auth_token"))).await.expect(200)["status"], "active");
+    // A standard API key may list messages, and not see the account.
+    let (user, password) = (cloud.text("/twilio/api_key"), cloud.text("/twilio/api_secret"));
+    assert_eq!(sent(account(user, password)).await.expect(401)["code"], 20003);
+    let messages = |password: &str| api.request(Method::GET, &format!("{SEND_SMS}?PageSize=1")).basic_auth(user, Some(password.to_owned()));
+    assert_eq!(sent(messages(password)).await.expect(200)["messages"], json!([]));
+    assert_eq!(sent(messages("another")).await.expect(401)["code"], 20003);
 
     let bearer = |path: &str| api.request(Method::POST, path).bearer_auth("another").json(&json!({}));
     assert!(sent(scopes("another")).await.expect(401)["errors"][0]["message"].is_string());
@@ -378,7 +385,8 @@ async fn it_answers_as_the_script_says() {
     let cloud = Cloud::start(&[]).await;
     let code = |answer: &Answer| match &answer.body {
         body if body["code"].is_u64() => body["code"].to_string(),
-        body if body["errors"].is_array() => body["errors"][0]["message"].as_str().unwrap().to_owned(),
+        // Behind its words it quotes the recipient.
+        body if body["errors"].is_array() => body["errors"][0]["message"].as_str().unwrap().split(" (").next().unwrap().to_owned(),
         body if body["error"].is_string() => body["error"].as_str().unwrap().to_owned(),
         body => {
             body.pointer("/error/details/0/errorCode").or(body.pointer("/error/status")).and_then(Value::as_str).unwrap_or("-").to_owned()

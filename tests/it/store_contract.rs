@@ -54,6 +54,7 @@ contract! {
             a_gate_expires_what_is_too_late
             an_outcome_is_recorded_once
             a_retry_is_queued_until_it_is_due
+            what_was_refused_for_our_own_set_up_is_told_apart
             every_end_is_kept_with_its_code
             a_late_outcome_stays_on_its_own_attempt
             a_late_sent_lifts_what_waits

@@ -2,30 +2,33 @@
 //! it. One message a request, many requests over one HTTP/2 connection.
 
 use std::{
+    collections::VecDeque,
+    hash::{BuildHasher as _, RandomState},
     sync::{
-        OnceLock,
+        Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use reqwest::{
-    Client,
-    header::{AUTHORIZATION, CONTENT_TYPE},
+    Client, Url,
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue},
 };
 use secrecy::ExposeSecret as _;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::access_token::{AccessTokens, ServiceAccount};
+use super::access_token::{AccessToken, AccessTokens, ServiceAccount};
 use crate::{
     channel::{
         ProbeFailure, Provider,
         http::{self, Answer, config},
     },
     config::FcmConfig,
-    model::{Body, Code, Message, Outcome, PermanentKind, Timestamp},
+    model::{Body, Code, Message, Outcome, PermanentKind, PushTarget, Timestamp},
 };
 
 /// Its name in the configuration.
@@ -37,6 +40,10 @@ const CONNECTIONS: usize = 8;
 /// Shortest wait before a message is sent again, and after a 429 that does not say how long.
 const RETRY_FLOOR: Duration = Duration::from_secs(10);
 const QUOTA_FLOOR: Duration = Duration::from_mins(1);
+/// A device has a rate of its own, and so has a topic. So many of them refused within this time, and it is the project's that is used up.
+const QUOTA_TARGETS: usize = 3;
+const QUOTA_WINDOW: Duration = Duration::from_secs(1);
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// The detail that holds FCM's own code.
 const FCM_ERROR: &str = "type.googleapis.com/google.firebase.fcm.v1.FcmError";
 /// A topic that nobody has to follow: what is only checked goes nowhere.
@@ -44,80 +51,108 @@ const PROBE_TOPIC: &str = "tarishi-probe";
 
 /// FCM's HTTP v1 API.
 pub struct Fcm {
-    base_url: String,
-    url: String,
+    url: Url,
     tokens: AccessTokens,
     validate_only: bool,
-    connections: [Connection; CONNECTIONS],
+    connections: Vec<Connection>,
+    quota: Quota,
 }
 
-/// A client of its own has a connection of its own.
-#[derive(Default)]
+/// A client of its own has a connection of its own, from its first request on.
 struct Connection {
-    client: OnceLock<Result<Client, String>>,
+    client: Client,
     in_flight: AtomicUsize,
 }
 
 /// One request's place on a connection; free again when dropped.
-struct Place<'a> {
-    client: Client,
-    in_flight: &'a AtomicUsize,
-}
+struct Place<'a>(&'a Connection);
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Which targets were answered 429 of late: a few hashes, and no tokens.
+#[derive(Default)]
+struct Quota {
+    hasher: RandomState,
+    refused: Mutex<VecDeque<(Instant, u64)>>,
+}
+
+impl Quota {
+    /// Takes down one more; says whether it looks like the whole project's quota.
+    fn is_projects(&self, target: &PushTarget, now: Instant) -> bool {
+        let hash = match target {
+            PushTarget::Token(token) => self.hasher.hash_one(token.as_str()),
+            PushTarget::Topic(text) | PushTarget::Condition(text) => self.hasher.hash_one(text),
+        };
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.retain(|(at, other)| now.saturating_duration_since(*at) < QUOTA_WINDOW && *other != hash);
+        if refused.len() == QUOTA_TARGETS {
+            refused.pop_front();
+        }
+        refused.push_back((now, hash));
+        refused.len() == QUOTA_TARGETS
     }
 }
 
 impl Fcm {
+    /// `call_timeout` is what one attempt may take.
+    ///
     /// # Errors
     /// In words: what of the configuration cannot be used.
-    pub fn new(fcm: &FcmConfig) -> Result<Self, String> {
+    pub fn new(fcm: &FcmConfig, call_timeout: Duration) -> Result<Self, String> {
         let account = ServiceAccount::parse(fcm.service_account.expose_secret())
             .map_err(|problem| format!("provider.fcm.service_account_file: {problem}"))?;
-        let base_url = fcm.base_url.trim_end_matches('/').to_owned();
+        let base_url = fcm.base_url.trim_end_matches('/');
         let project = percent_encoding::utf8_percent_encode(&account.project_id, percent_encoding::NON_ALPHANUMERIC).to_string();
+        let url = Url::parse(&format!("{base_url}/v1/projects/{}/messages:send", project.replace("%2D", "-")))
+            .map_err(|error| format!("provider.fcm.base_url: makes no URL: {error}"))?;
+        let connection = || {
+            let builder = http::builder(base_url).connect_timeout(http::connect_timeout(call_timeout));
+            // Without TLS nothing agrees on HTTP/2; what listens there has to know it.
+            let builder = if url.scheme() == "http" { builder.http2_prior_knowledge() } else { builder };
+            let client = builder.build().map_err(|error| format!("no HTTP client can be made: {}", http::innermost(&error)))?;
+            Ok(Connection { client, in_flight: AtomicUsize::new(0) })
+        };
         Ok(Self {
-            url: format!("{base_url}/v1/projects/{}/messages:send", project.replace("%2D", "-")),
-            base_url,
-            tokens: AccessTokens::new(account)?,
+            tokens: AccessTokens::new(account, call_timeout)?,
             validate_only: fcm.validate_only,
-            connections: Default::default(),
+            connections: (0..CONNECTIONS).map(|_| connection()).collect::<Result<_, String>>()?,
+            quota: Quota::default(),
+            url,
         })
     }
 
     /// The first connection with a free stream, so that few stay open; when all are full, the least busy.
-    fn place(&self) -> Result<Place<'_>, Outcome> {
+    fn place(&self) -> Place<'_> {
         let free = |connection: &&Connection| connection.in_flight.load(Ordering::Relaxed) < STREAMS;
         let least = || self.connections.iter().min_by_key(|connection| connection.in_flight.load(Ordering::Relaxed));
-        let connection = self.connections.iter().find(free).or_else(least).unwrap_or(&self.connections[0]);
-        let client = connection.client.get_or_init(|| {
-            let builder = http::builder(&self.base_url);
-            // Without TLS nothing agrees on HTTP/2; what listens there has to know it.
-            let builder = if self.base_url.starts_with("http://") { builder.http2_prior_knowledge() } else { builder };
-            builder.build().map_err(|error| format!("no HTTP client can be made: {error}"))
-        });
-        let client = client.clone().map_err(|problem| config(Code::CONFIG_REFUSED, problem))?;
+        let connection = self.connections.iter().find(free).or_else(least).expect("there are connections");
         connection.in_flight.fetch_add(1, Ordering::Relaxed);
-        Ok(Place { client, in_flight: &connection.in_flight })
+        Place(connection)
+    }
+
+    async fn post_once(&self, body: Bytes, token: &AccessToken) -> Result<Answer, Outcome> {
+        let place = self.place();
+        let request = place.0.client.post(self.url.clone());
+        http::exchange(request.header(AUTHORIZATION, token.authorization.clone()).header(CONTENT_TYPE, JSON).body(body)).await
     }
 
     /// One request. A refused access token is exchanged once: it may have been withdrawn before its time.
-    async fn post(&self, body: &Value) -> Result<Answer, Outcome> {
-        let body = bytes::Bytes::from(body.to_string());
-        let mut token = self.tokens.get().await?;
-        for is_last in [false, true] {
-            let place = self.place()?;
-            let request = place.client.post(&self.url).header(AUTHORIZATION, &token.authorization).header(CONTENT_TYPE, "application/json");
-            let answer = http::exchange(request.body(body.clone())).await?;
-            if is_last || answer.status.as_u16() != 401 || Refusal::of(&answer).is_third_party() {
-                return Ok(answer);
-            }
-            drop(place);
-            token = self.tokens.renew(Some(&token)).await?;
+    async fn post(&self, body: Bytes) -> Result<Answer, Outcome> {
+        let token = self.tokens.get().await?;
+        let answer = self.post_once(body.clone(), &token).await?;
+        if answer.status.as_u16() != 401 || Refusal::of(&answer).is_third_party() {
+            return Ok(answer);
         }
-        unreachable!("the second answer is the last")
+        // Seldom; on the heap, so that it does not make every send's future large.
+        Box::pin(async {
+            let token = self.tokens.renew(Some(&token), Instant::now()).await?;
+            self.post_once(body, &token).await
+        })
+        .await
     }
 }
 
@@ -128,26 +163,32 @@ impl Provider for Fcm {
     }
 
     async fn send(&self, message: &Message) -> Outcome {
-        let refused = |detail| Outcome::Permanent { kind: PermanentKind::Payload, code: Code::PAYLOAD_REFUSED, detail };
+        let refused = |detail| Outcome::Permanent { kind: PermanentKind::Payload, code: Code::UNSENDABLE, detail };
         let Body::Push(push) = &message.body else { return refused("not a push message".to_owned()) };
-        let mut body = match super::compose(message, push, Timestamp::now()) {
+        let body = match super::compose(message, push, self.validate_only, Timestamp::now()) {
             Ok(body) => body,
             Err(problem) => return refused(problem),
         };
-        if self.validate_only {
-            body["validateOnly"] = true.into();
+        let answered = self.post(body.into()).await;
+        match answered.map(|answer| classify(&answer, &push.target, Timestamp::now())) {
+            Ok(Outcome::Transient { code: Code::RATE_LIMITED, detail, retry_after })
+                if !self.quota.is_projects(&push.target, Instant::now()) =>
+            {
+                Outcome::Transient { code: Code::RECIPIENT_RATE_LIMITED, detail, retry_after }
+            }
+            Ok(outcome) | Err(outcome) => outcome,
         }
-        let answered = self.post(&body).await;
-        match answered {
-            Ok(answer) => classify(&answer, Timestamp::now()),
-            Err(outcome) => with_floor(outcome),
-        }
+    }
+
+    fn retry_floor(&self) -> Duration {
+        RETRY_FLOOR
     }
 
     async fn probe(&self) -> Result<(), ProbeFailure> {
         let message = json!({ "topic": PROBE_TOPIC, "notification": { "title": "Tarishi" } });
-        let answer = self.post(&json!({ "validateOnly": true, "message": message })).await.map_err(|outcome| ProbeFailure::of(&outcome))?;
-        match classify(&answer, Timestamp::now()) {
+        let body = json!({ "validateOnly": true, "message": message }).to_string();
+        let answer = self.post(body.into()).await.map_err(|outcome| ProbeFailure::of(&outcome))?;
+        match classify(&answer, &PushTarget::Topic(PROBE_TOPIC.to_owned()), Timestamp::now()) {
             Outcome::Sent { .. } => Ok(()),
             outcome => Err(ProbeFailure::of(&outcome)),
         }
@@ -165,7 +206,7 @@ struct Refusal {
 #[serde(default)]
 struct RefusalBody {
     message: String,
-    details: Vec<Value>,
+    details: Vec<serde_json::Value>,
 }
 
 impl Refusal {
@@ -184,40 +225,37 @@ impl Refusal {
 }
 
 /// What an answer means. Only `UNREGISTERED` condemns a token: a wrong project would refuse every one of them.
-fn classify(answer: &Answer, now: Timestamp) -> Outcome {
+fn classify(answer: &Answer, target: &PushTarget, now: Timestamp) -> Outcome {
     #[derive(Deserialize)]
     struct Sent {
         name: String,
     }
-    let refusal = Refusal::of(answer);
-    let detail = || answer.detail(&refusal.error.message);
-    let permanent = |kind, code| Outcome::Permanent { kind, code, detail: detail() };
-    match (answer.status.as_u16(), refusal.code()) {
-        (200, _) => match answer.json::<Sent>() {
+    if answer.status.as_u16() == 200 {
+        return match answer.json::<Sent>() {
             Some(Sent { name }) => Outcome::Sent { provider_id: Some(name) },
             None if answer.is_whole => Outcome::Unknown { code: Code::UNEXPECTED_ANSWER, detail: answer.detail("no message in it") },
             // It was taken; only its name got lost.
             None => Outcome::Sent { provider_id: None },
-        },
+        };
+    }
+    let mut refusal = Refusal::of(answer);
+    // An installation id is no longer than a word.
+    if let PushTarget::Token(token) = target {
+        refusal.error.message = refusal.error.message.replace(token.as_str(), "***");
+    }
+    let detail = || answer.detail(&refusal.error.message);
+    let permanent = |kind, code| Outcome::Permanent { kind, code, detail: detail() };
+    match (answer.status.as_u16(), refusal.code()) {
         (401, Some("THIRD_PARTY_AUTH_ERROR" | "APNS_AUTH_ERROR")) => {
-            config(Code::AUTHENTICATION_FAILED, format!("{}; mend the APNs or web push key in the Firebase console", detail()))
+            config(Code::PLATFORM_REFUSED, format!("{}; mend the APNs or web push key in the Firebase console", detail()))
         }
         (403, Some("SENDER_ID_MISMATCH")) => permanent(PermanentKind::Payload, Code::SENDER_MISMATCH),
         (404, Some("UNREGISTERED")) => permanent(PermanentKind::Address, Code::UNREGISTERED),
         (429, _) => {
-            let wait = answer.retry_after(now).unwrap_or(QUOTA_FLOOR).max(RETRY_FLOOR);
+            let wait = answer.retry_after(now).unwrap_or(QUOTA_FLOOR);
             Outcome::Transient { code: Code::RATE_LIMITED, detail: detail(), retry_after: Some(wait) }
         }
-        _ => with_floor(answer.by_status(&refusal.error.message, now)),
-    }
-}
-
-fn with_floor(outcome: Outcome) -> Outcome {
-    match outcome {
-        Outcome::Transient { code, detail, retry_after } => {
-            Outcome::Transient { code, detail, retry_after: Some(retry_after.unwrap_or_default().max(RETRY_FLOOR)) }
-        }
-        other => other,
+        _ => answer.by_status(&refusal.error.message, now),
     }
 }
 
@@ -237,9 +275,13 @@ mod tests {
         Answer { status, headers: HeaderMap::new(), body: body.as_bytes().to_vec(), is_whole: true }
     }
 
+    fn device() -> PushTarget {
+        PushTarget::Token("cAbCdEfGhIjKlMnOpQrStU".parse().unwrap())
+    }
+
     #[track_caller]
     fn check(status: u16, body: &str, expected: &str) {
-        let told = match classify(&answer(status, body), NOW) {
+        let told = match classify(&answer(status, body), &device(), NOW) {
             Outcome::Sent { provider_id } => format!("sent {}", provider_id.unwrap_or_default()),
             Outcome::Permanent { kind, code, .. } => format!("{kind:?} {code}"),
             Outcome::Transient { code, retry_after, .. } => format!("transient {code} {:?}", retry_after.unwrap_or_default()),
@@ -261,7 +303,7 @@ mod tests {
         check(400, &error("INVALID_ARGUMENT", "INVALID_ARGUMENT"), "Payload payload_refused");
         check(400, r#"{"error":{"code":400,"message":"m","status":"INVALID_ARGUMENT"}}"#, "Payload payload_refused");
         check(401, r#"{"error":{"code":401,"message":"m","status":"UNAUTHENTICATED"}}"#, "Config authentication_failed");
-        check(401, &error("UNAUTHENTICATED", "THIRD_PARTY_AUTH_ERROR"), "Config authentication_failed");
+        check(401, &error("UNAUTHENTICATED", "THIRD_PARTY_AUTH_ERROR"), "Config platform_credentials_refused");
         check(403, &error("PERMISSION_DENIED", "SENDER_ID_MISMATCH"), "Payload sender_mismatch");
         check(403, r#"{"error":{"code":403,"message":"m","status":"PERMISSION_DENIED"}}"#, "Config authentication_failed");
         check(404, &error("NOT_FOUND", "UNREGISTERED"), "Address unregistered");
@@ -270,22 +312,41 @@ mod tests {
         check(429, &error("RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED"), "transient rate_limited 60s");
         check(500, &error("INTERNAL", "INTERNAL"), "unknown provider_unavailable");
         check(502, "<html>", "unknown provider_unavailable");
-        check(503, &error("UNAVAILABLE", "UNAVAILABLE"), "transient provider_unavailable 10s");
+        check(503, &error("UNAVAILABLE", "UNAVAILABLE"), "transient provider_unavailable 0ns");
     }
 
     #[test]
-    fn waits_have_floors_and_the_services_wish_counts_above_them() {
+    fn the_services_wish_is_passed_on() {
         let wait = |status: u16, text: &'static str| {
             let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static(text))]);
-            match classify(&Answer { headers, ..answer(status, "") }, NOW) {
+            match classify(&Answer { headers, ..answer(status, "") }, &device(), NOW) {
                 Outcome::Transient { retry_after, .. } => retry_after.unwrap().as_secs(),
                 other => panic!("{other:?}"),
             }
         };
-        assert_eq!(wait(429, "5"), 10);
+        assert_eq!(wait(429, "5"), 5);
         assert_eq!(wait(429, "90"), 90);
-        assert_eq!(wait(503, "1"), 10);
         assert_eq!(wait(503, "25"), 25);
+    }
+
+    #[test]
+    fn what_is_told_names_no_device() {
+        let body = r#"{"error":{"message":"cAbCdEfGhIjKlMnOpQrStU: not a valid FCM registration token, 'cAbCdEfGhIjKlMnOpQrStU'"}}"#;
+        let outcome = classify(&answer(400, body), &device(), NOW);
+        assert_eq!(outcome.detail(), Some("answered 400 Bad Request: ***: not a valid FCM registration token, '***'"));
+    }
+
+    #[test]
+    fn one_devices_rate_is_told_from_the_projects() {
+        let (quota, now) = (Quota::default(), Instant::now());
+        let token = |text: &str| PushTarget::Token(text.parse().unwrap());
+        let later = |millis: u64| now + Duration::from_millis(millis);
+        assert!((0..50).all(|millis| !quota.is_projects(&token("one"), later(millis))), "one device, however often");
+        assert!(!quota.is_projects(&token("two"), later(100)));
+        assert!(quota.is_projects(&PushTarget::Topic("three".to_owned()), later(200)));
+        assert!(quota.is_projects(&token("four"), later(300)));
+        assert!(!quota.is_projects(&token("five"), later(1250)), "the first ones are too long ago");
+        assert!(quota.refused.lock().unwrap().len() <= QUOTA_TARGETS);
     }
 
     #[test]

@@ -5,7 +5,8 @@ pub mod fcm;
 
 use std::{collections::BTreeSet, time::Duration};
 
-use serde_json::{Map, Value, json};
+use serde::{Serialize, Serializer, ser::SerializeMap as _};
+use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 use crate::model::{Message, Push, PushTarget, Timestamp};
@@ -20,6 +21,8 @@ const CONDITION_TOPICS_LIMIT: usize = 5;
 const TOPIC_NAME_LIMIT: usize = 900;
 /// Bytes of a collapse id that Apple takes ("Sending notification requests to APNs").
 const COLLAPSE_ID_LIMIT: usize = 64;
+/// Bytes of a request that most stay below.
+const BODY_CAPACITY: usize = 768;
 /// An installation id is this long, and no registration token is.
 const INSTALLATION_ID_LENGTH: usize = 22;
 
@@ -31,31 +34,140 @@ const INSTALLATION_ID_LENGTH: usize = 22;
 ///
 /// # Errors
 /// In words: what FCM would refuse.
-pub fn compose(message: &Message, push: &Push, now: Timestamp) -> Result<Value, String> {
+pub fn compose(message: &Message, push: &Push, validate_only: bool, now: Timestamp) -> Result<Vec<u8>, String> {
     let collapse = message.collapse_key.as_deref().map_or_else(|| message.delivery_id.to_string(), collapse_id);
     let left = message.expires_at.since(now).as_secs().min(TTL_LIMIT);
-    let mut body = push.platform.clone();
-    let (kind, target) = target(&push.target)?;
-    body.insert(kind.to_owned(), target.into());
-    body.insert("notification".to_owned(), json!({ "title": push.title, "body": push.body }));
-    if !push.data.is_empty() {
-        body.insert("data".to_owned(), json!(push.data));
+    let (ttl, seconds) = (format!("{left}s"), left.to_string());
+    let expires_at = (now.saturating_add(Duration::from_secs(left)).as_millis() / 1000).to_string();
+    let android = object(Some(&push.platform), "android")?;
+    let apns = object(Some(&push.platform), "apns")?;
+    let webpush = object(Some(&push.platform), "webpush")?;
+    check(push, android)?;
+    let tag = |given| Block { given, ..Block::of([Some(Text::new("tag", &collapse)), None]) };
+    let android_notification = tag(object(android, "notification")?);
+    let webpush_notification = tag(object(webpush, "notification")?);
+    let apns_headers = Block {
+        given: object(apns, "headers")?,
+        ..Block::of([Some(Text::new("apns-collapse-id", &collapse)), Some(Text::new("apns-expiration", &expires_at))])
+    };
+    let webpush_headers =
+        Block { given: object(webpush, "headers")?, ..Block::of([Some(Text { other_name: "ttl", ..Text::new("TTL", &seconds) }), None]) };
+    let collapse_key = message.collapse_key.as_ref().map(|_| Text { other_name: "collapse_key", ..Text::new("collapseKey", &collapse) });
+    let composed = Composed {
+        push,
+        target: target(&push.target)?,
+        android: Block {
+            given: android,
+            nested: [Some(("notification", &android_notification)), None],
+            ..Block::of([collapse_key, Some(Text::new("ttl", &ttl))])
+        },
+        apns: Block { given: apns, nested: [Some(("headers", &apns_headers)), None], ..Block::default() },
+        webpush: Block {
+            given: webpush,
+            nested: [Some(("headers", &webpush_headers)), Some(("notification", &webpush_notification))],
+            ..Block::default()
+        },
+    };
+    let mut body = Vec::with_capacity(BODY_CAPACITY);
+    let request = Request { validate_only, message: composed };
+    serde_json::to_writer(&mut body, &request).map_err(|error| error.to_string())?;
+    Ok(body)
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Request<'a> {
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    validate_only: bool,
+    message: Composed<'a>,
+}
+
+/// A message as FCM takes it, borrowed from what it is made of.
+struct Composed<'a> {
+    push: &'a Push,
+    target: (&'static str, &'a str),
+    android: Block<'a>,
+    apns: Block<'a>,
+    webpush: Block<'a>,
+}
+
+/// What the template says, then what it does not say itself.
+#[derive(Default)]
+struct Block<'a> {
+    given: Option<&'a Map<String, Value>>,
+    texts: [Option<Text<'a>>; 2],
+    /// Blocks within it; the template's own is part of each.
+    nested: [Option<(&'static str, &'a Block<'a>)>; 2],
+}
+
+/// The service takes camelCase and `snake_case` alike: the template's own word counts in both.
+struct Text<'a> {
+    name: &'static str,
+    other_name: &'static str,
+    value: &'a str,
+}
+
+impl<'a> Text<'a> {
+    fn new(name: &'static str, value: &'a str) -> Self {
+        Self { name, other_name: name, value }
     }
-    let android = block(&mut body, "android")?;
-    if message.collapse_key.is_some() {
-        default(android, "collapseKey", "collapse_key", collapse.clone());
+}
+
+impl<'a> Block<'a> {
+    fn of(texts: [Option<Text<'a>>; 2]) -> Self {
+        Self { texts, ..Self::default() }
     }
-    default(android, "ttl", "ttl", format!("{left}s"));
-    default(block(android, "notification")?, "tag", "tag", collapse.clone());
-    let headers = block(block(&mut body, "apns")?, "headers")?;
-    default(headers, "apns-collapse-id", "apns-collapse-id", collapse.clone());
-    let expires_at = now.saturating_add(Duration::from_secs(left)).as_millis() / 1000;
-    default(headers, "apns-expiration", "apns-expiration", expires_at.to_string());
-    let webpush = block(&mut body, "webpush")?;
-    default(block(webpush, "headers")?, "TTL", "ttl", left.to_string());
-    default(block(webpush, "notification")?, "tag", "tag", collapse);
-    check(push, &body)?;
-    Ok(json!({ "message": body }))
+}
+
+impl Serialize for Block<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        let is_nested = |name: &str| self.nested.iter().flatten().any(|(nested, _)| *nested == name);
+        for (name, value) in self.given.into_iter().flatten().filter(|(name, _)| !is_nested(name)) {
+            map.serialize_entry(name, value)?;
+        }
+        let is_given =
+            |text: &&Text<'_>| self.given.is_some_and(|given| [text.name, text.other_name].iter().any(|name| given.contains_key(*name)));
+        for text in self.texts.iter().flatten().filter(|text| !is_given(text)) {
+            map.serialize_entry(text.name, text.value)?;
+        }
+        for (name, block) in self.nested.iter().flatten() {
+            map.serialize_entry(name, block)?;
+        }
+        map.end()
+    }
+}
+
+impl Serialize for Composed<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Notification<'a> {
+            title: &'a str,
+            body: &'a str,
+        }
+        /// Said below.
+        const OURS: [&str; 9] = ["token", "fid", "topic", "condition", "notification", "data", "android", "apns", "webpush"];
+        let Push { title, body, data, platform, .. } = self.push;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry(self.target.0, self.target.1)?;
+        map.serialize_entry("notification", &Notification { title, body })?;
+        if !data.is_empty() {
+            map.serialize_entry("data", data)?;
+        }
+        for (name, value) in platform.iter().filter(|(name, _)| !OURS.contains(&name.as_str())) {
+            map.serialize_entry(name, value)?;
+        }
+        map.serialize_entry("android", &self.android)?;
+        map.serialize_entry("apns", &self.apns)?;
+        map.serialize_entry("webpush", &self.webpush)?;
+        map.end()
+    }
+}
+
+/// A block within what the template gives, when it gives it.
+fn object<'a>(parent: Option<&'a Map<String, Value>>, name: &str) -> Result<Option<&'a Map<String, Value>>, String> {
+    let value = parent.and_then(|parent| parent.get(name));
+    value.map(|value| value.as_object().ok_or_else(|| format!("`{name}` is not an object"))).transpose()
 }
 
 /// The member that names whom it goes to, and what it holds.
@@ -118,27 +230,18 @@ fn collapse_id(key: &str) -> String {
     })
 }
 
-fn block<'a>(parent: &'a mut Map<String, Value>, name: &str) -> Result<&'a mut Map<String, Value>, String> {
-    let value = parent.entry(name).or_insert_with(|| json!({}));
-    value.as_object_mut().ok_or_else(|| format!("`{name}` is not an object"))
-}
-
-/// The service takes camelCase and `snake_case` alike: the template's own word counts in both.
-fn default(block: &mut Map<String, Value>, name: &str, other_name: &str, value: String) {
-    if !block.contains_key(other_name) {
-        block.entry(name).or_insert_with(|| value.into());
-    }
-}
-
 /// What FCM refuses, as far as it has published it.
-fn check(push: &Push, body: &Map<String, Value>) -> Result<(), String> {
-    if body.contains_key("android") && body.contains_key("androidV2") {
+fn check(push: &Push, android: Option<&Map<String, Value>>) -> Result<(), String> {
+    // There is always an `android` block: tag and time to live are in it.
+    if push.platform.contains_key("androidV2") {
         return Err("`android` and `androidV2` exclude each other".to_owned());
     }
-    let ttl = body["android"]["ttl"].as_str().and_then(|ttl| ttl.strip_suffix('s')?.parse::<f64>().ok());
     #[expect(clippy::cast_precision_loss, reason = "small and whole")]
-    let is_good = ttl.is_some_and(|seconds| (0.0..=TTL_LIMIT as f64).contains(&seconds));
-    if !is_good {
+    let is_time = |ttl: &Value| {
+        let seconds = ttl.as_str().and_then(|ttl| ttl.strip_suffix('s')?.parse::<f64>().ok());
+        seconds.is_some_and(|seconds| (0.0..=TTL_LIMIT as f64).contains(&seconds))
+    };
+    if android.and_then(|android| android.get("ttl")).is_some_and(|ttl| !is_time(ttl)) {
         return Err(format!("`android.ttl` is not a time: write it like \"3600s\", at most \"{TTL_LIMIT}s\""));
     }
     let texts = [("title", &push.title), ("body", &push.body)];
@@ -153,6 +256,8 @@ fn check(push: &Push, body: &Map<String, Value>) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::model::DeliveryId;
 
@@ -182,7 +287,8 @@ mod tests {
     }
 
     fn composed(push: &Push, collapse_key: Option<&str>) -> Result<Value, String> {
-        compose(&message(push.clone(), collapse_key), push, NOW)
+        let body = compose(&message(push.clone(), collapse_key), push, false, NOW)?;
+        Ok(serde_json::from_slice(&body).unwrap())
     }
 
     fn token(text: &str) -> PushTarget {
@@ -215,6 +321,36 @@ mod tests {
         assert_eq!(made["message"]["android"], json!({ "ttl": "60s", "notification": { "tag": id } }));
         let long = composed(&push(token("t1")), Some(&"k".repeat(65))).unwrap();
         assert_eq!(long["message"]["android"]["collapseKey"].as_str().unwrap().len(), 32);
+    }
+
+    #[test]
+    fn the_template_may_spell_it_either_way_and_nothing_is_said_twice() {
+        let platform = json!({
+            "android": { "collapse_key": "own", "ttl": "5s", "notification": { "tag": "mine", "channel_id": "c" } },
+            "apns": { "headers": { "apns-collapse-id": "mine", "apns-priority": "10" }, "payload": { "aps": { "badge": 1 } } },
+            "webpush": { "headers": { "ttl": "9" }, "notification": { "icon": "i" }, "fcmOptions": { "link": "l" } },
+            "fcmOptions": { "analyticsLabel": "a" },
+        });
+        let push = Push { platform: platform.as_object().cloned().unwrap(), ..push(token("t1")) };
+        let body = compose(&message(push.clone(), Some("key")), &push, true, NOW).unwrap();
+        let told: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(
+            told,
+            json!({ "validateOnly": true, "message": {
+                "token": "t1",
+                "notification": { "title": "Habari", "body": "Juma" },
+                "data": { "url": "https://app.example.com/7" },
+                "android": { "collapse_key": "own", "ttl": "5s", "notification": { "tag": "mine", "channel_id": "c" } },
+                "apns": {
+                    "headers": { "apns-collapse-id": "mine", "apns-priority": "10", "apns-expiration": "1768473060" },
+                    "payload": { "aps": { "badge": 1 } },
+                },
+                "webpush": { "headers": { "ttl": "9" }, "notification": { "icon": "i", "tag": "key" }, "fcmOptions": { "link": "l" } },
+                "fcmOptions": { "analyticsLabel": "a" },
+            } })
+        );
+        // A doubled name would have been lost in reading it back.
+        assert_eq!(body.len(), told.to_string().len());
     }
 
     #[test]

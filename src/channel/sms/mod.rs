@@ -2,3 +2,4 @@
 
 pub mod segments;
 pub mod twilio;
+mod velocity;

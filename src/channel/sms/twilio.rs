@@ -3,18 +3,20 @@
 //! Numbers that may not be written to are refused here, before any request: [`Guards`]. A message that is taken is accepted there, not
 //! delivered: what becomes of it comes back to the `StatusCallback`, which names the delivery.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock as _};
 use reqwest::{
-    Client, Url,
+    Client, RequestBuilder, Url,
     header::{AUTHORIZATION, HeaderMap},
 };
 use secrecy::ExposeSecret;
 use serde::Deserialize;
 
-use super::segments;
+use super::{segments, velocity::Velocity};
 use crate::{
     channel::{
         ProbeFailure, Provider,
@@ -36,14 +38,19 @@ const BODY_LIMIT: usize = 1600;
 const VALIDITY: (u64, u64) = (5, 36_000);
 /// Wait that a full queue of the sender's takes at least: it holds ten hours of messages.
 const QUEUE_FULL_WAIT: Duration = Duration::from_mins(10);
-/// Destination prefixes remembered before those that are quiet are forgotten.
-const PREFIXES_LIMIT: usize = 10_000;
+/// In which Twilio tells how many requests of the account's it has under way ("REST API concurrency").
+const CONCURRENT_REQUESTS: &str = "twilio-concurrent-requests";
+/// Stands for none told yet.
+const NOT_TOLD: u32 = u32::MAX;
 
 /// Twilio's messaging API.
 pub struct Twilio {
     client: Client,
-    messages_url: String,
-    account_url: String,
+    messages_url: Url,
+    account_url: Url,
+    /// Whether we are there by an API key, which need not be let see the account itself.
+    has_api_key: bool,
+    concurrent_requests: AtomicU32,
     from: Option<String>,
     messaging_service_sid: Option<String>,
     callback_url: Option<String>,
@@ -52,11 +59,11 @@ pub struct Twilio {
 }
 
 impl Twilio {
-    /// `public_url` is where Twilio reaches us.
+    /// `public_url` is where Twilio reaches us, `call_timeout` what one attempt may take.
     ///
     /// # Errors
     /// In words: what of the configuration cannot be used.
-    pub fn new(twilio: &TwilioConfig, public_url: &str) -> Result<Self, String> {
+    pub fn new(twilio: &TwilioConfig, public_url: &str, call_timeout: Duration) -> Result<Self, String> {
         let account = twilio.account_sid.as_deref().unwrap_or_default();
         let (user, password) = match (&twilio.api_key, &twilio.secret, &twilio.token) {
             (Some(key), Some(secret), _) => (key.as_str(), secret),
@@ -66,12 +73,21 @@ impl Twilio {
         let credentials = base64(&format!("{user}:{}", password.expose_secret().trim()));
         let authorization =
             http::secret_header(&format!("Basic {credentials}")).map_err(|problem| format!("provider.twilio: {problem}"))?;
-        let client = http::builder(&twilio.base_url).default_headers(HeaderMap::from_iter([(AUTHORIZATION, authorization)])).build();
+        let client = http::builder(&twilio.base_url)
+            .connect_timeout(http::connect_timeout(call_timeout))
+            .default_headers(HeaderMap::from_iter([(AUTHORIZATION, authorization)]))
+            .build();
         let base = twilio.base_url.trim_end_matches('/');
+        let url = |path: &str| {
+            let url = Url::parse(&format!("{base}/2010-04-01/Accounts/{account}{path}"));
+            url.map_err(|error| format!("provider.twilio.base_url: makes no URL: {error}"))
+        };
         Ok(Self {
             client: client.map_err(|error| format!("no HTTP client can be made: {error}"))?,
-            messages_url: format!("{base}/2010-04-01/Accounts/{account}/Messages.json"),
-            account_url: format!("{base}/2010-04-01/Accounts/{account}.json"),
+            messages_url: url("/Messages.json")?,
+            account_url: url(".json")?,
+            has_api_key: user != account,
+            concurrent_requests: AtomicU32::new(NOT_TOLD),
             from: twilio.from.clone(),
             messaging_service_sid: twilio.messaging_service_sid.clone(),
             callback_url: twilio.token.as_ref().and_then(|_| callback_url(public_url, &twilio.base_url)),
@@ -86,18 +102,18 @@ impl Twilio {
     /// The outcome of a message that must not be sent, or would be refused for what it is.
     pub fn compose(&self, message: &Message, sms: &Sms, now: Timestamp) -> Result<Vec<(&'static str, String)>, Outcome> {
         let characters = sms.text.chars().count();
-        if sms.text.trim().is_empty() || characters > BODY_LIMIT {
-            let detail = format!("a text has 1 to {BODY_LIMIT} characters; this one has {characters}");
-            return Err(Outcome::Permanent { kind: PermanentKind::Payload, code: Code::PAYLOAD_REFUSED, detail });
+        if sms.text.trim().is_empty() {
+            return Err(unsendable("the text is empty"));
+        }
+        if characters > BODY_LIMIT {
+            return Err(unsendable(format!("a text has at most {BODY_LIMIT} characters; this one has {characters}")));
         }
         let segments = segments::count(&sms.text);
         if segments.count > self.max_segments {
-            let detail = format!("{} segments; provider.twilio.max_segments is {}", segments.count, self.max_segments);
-            return Err(Outcome::Permanent { kind: PermanentKind::Payload, code: Code::TOO_LARGE, detail });
+            return Err(unsendable(format!("{} segments; provider.twilio.max_segments is {}", segments.count, self.max_segments)));
         }
         if self.from.as_deref() == Some(sms.to.as_str()) {
-            let detail = "the recipient is the sender".to_owned();
-            return Err(Outcome::Permanent { kind: PermanentKind::Payload, code: Code::PAYLOAD_REFUSED, detail });
+            return Err(unsendable("the recipient is the sender"));
         }
         let left = message.expires_at.since(now).as_secs().clamp(VALIDITY.0, VALIDITY.1);
         let mut form = vec![("To", sms.to.to_string()), ("Body", sms.text.clone()), ("ValidityPeriod", left.to_string())];
@@ -106,6 +122,18 @@ impl Twilio {
         form.extend(self.callback_url.as_ref().map(|url| ("StatusCallback", format!("{url}?{CALLBACK_DELIVERY}={}", message.delivery_id))));
         Ok(form)
     }
+
+    async fn exchange(&self, request: RequestBuilder) -> Result<Answer, Outcome> {
+        let answer = http::exchange(request).await?;
+        if let Some(number) = answer.header(CONCURRENT_REQUESTS).and_then(|text| text.trim().parse().ok()) {
+            self.concurrent_requests.store(number, Ordering::Relaxed);
+        }
+        Ok(answer)
+    }
+}
+
+fn unsendable(detail: impl Into<String>) -> Outcome {
+    Outcome::Permanent { kind: PermanentKind::Payload, code: Code::UNSENDABLE, detail: detail.into() }
 }
 
 #[async_trait]
@@ -116,17 +144,23 @@ impl Provider for Twilio {
 
     async fn send(&self, message: &Message) -> Outcome {
         let Body::Sms(sms) = &message.body else {
-            return Outcome::Permanent { kind: PermanentKind::Payload, code: Code::PAYLOAD_REFUSED, detail: "not an SMS".to_owned() };
+            return unsendable("not an SMS");
         };
-        let form = match self.guards.check(&sms.to).and_then(|()| self.compose(message, sms, Timestamp::now())) {
+        // What cannot be sent takes nobody's place in the velocity: it is composed first.
+        let form = self.compose(message, sms, Timestamp::now()).and_then(|form| self.guards.check(&sms.to, Instant::now()).map(|()| form));
+        let form = match form {
             Ok(form) => form,
             Err(outcome) => return outcome,
         };
-        let answered = http::exchange(self.client.post(&self.messages_url).form(&form)).await;
+        let answered = self.exchange(self.client.post(self.messages_url.clone()).form(&form)).await;
         match answered {
             Ok(answer) => classify(&answer, Timestamp::now()),
             Err(outcome) => outcome,
         }
+    }
+
+    fn concurrent_requests(&self) -> Option<u32> {
+        Some(self.concurrent_requests.load(Ordering::Relaxed)).filter(|number| *number != NOT_TOLD)
     }
 
     async fn probe(&self) -> Result<(), ProbeFailure> {
@@ -134,7 +168,11 @@ impl Provider for Twilio {
         struct Account {
             status: String,
         }
-        let answer = http::exchange(self.client.get(&self.account_url)).await.map_err(|outcome| ProbeFailure::of(&outcome))?;
+        let answer = self.exchange(self.client.get(self.account_url.clone())).await.map_err(|outcome| ProbeFailure::of(&outcome))?;
+        // A standard or restricted API key is not let see the account, however good it is: ask for what it is let see.
+        if answer.status.as_u16() == 401 && self.has_api_key {
+            return self.probe_messages().await;
+        }
         match (answer.status.as_u16(), answer.json::<Account>()) {
             (200, Some(Account { status })) if status == "active" => Ok(()),
             (200, Some(Account { status })) => {
@@ -142,6 +180,20 @@ impl Provider for Twilio {
             }
             _ => Err(ProbeFailure::of(&classify(&answer, Timestamp::now()))),
         }
+    }
+}
+
+impl Twilio {
+    /// Whether the credentials are let see the account's messages, of which it takes one at most.
+    async fn probe_messages(&self) -> Result<(), ProbeFailure> {
+        let request = self.client.get(self.messages_url.clone()).query(&[("PageSize", "1")]);
+        let answer = self.exchange(request).await.map_err(|outcome| ProbeFailure::of(&outcome))?;
+        if answer.status.as_u16() == 200 && answer.json::<Page>().is_some() {
+            return Ok(());
+        }
+        let failure = ProbeFailure::of(&classify(&answer, Timestamp::now()));
+        let hint = format!("{}; a restricted key needs to read and create messages", failure.hint);
+        Err(ProbeFailure { hint, ..failure })
     }
 }
 
@@ -161,30 +213,20 @@ fn callback_url(public_url: &str, base_url: &str) -> Option<String> {
 /// are written to. Whatever is not let through is not sent.
 struct Guards {
     allowed: Vec<String>,
-    velocity: DefaultKeyedRateLimiter<String>,
-    digits: usize,
+    velocity: Velocity,
 }
 
 impl Guards {
     fn new(twilio: &TwilioConfig) -> Result<Self, String> {
-        let limit = NonZeroU32::new(twilio.velocity.limit).ok_or("provider.twilio.velocity.limit is 0")?;
-        let quota = Quota::with_period(twilio.velocity.window / limit.get()).ok_or("provider.twilio.velocity.window is too short")?;
-        let velocity = RateLimiter::keyed(quota.allow_burst(limit));
-        Ok(Self { allowed: twilio.allowed_prefixes.clone(), velocity, digits: twilio.velocity.digits })
+        Ok(Self { allowed: twilio.allowed_prefixes.clone(), velocity: Velocity::new(&twilio.velocity)? })
     }
 
-    fn check(&self, to: &PhoneNumber) -> Result<(), Outcome> {
+    fn check(&self, to: &PhoneNumber, now: Instant) -> Result<(), Outcome> {
         if !self.allowed.iter().any(|prefix| to.as_str().starts_with(prefix.as_str())) {
             let detail = "provider.twilio.allowed_prefixes has no beginning of this number".to_owned();
             return Err(Outcome::Permanent { kind: PermanentKind::Payload, code: Code::DESTINATION_NOT_ALLOWED, detail });
         }
-        if self.velocity.len() > PREFIXES_LIMIT {
-            self.velocity.retain_recent();
-        }
-        // `+`, then the digits.
-        let prefix = to.as_str().chars().take(1 + self.digits).collect::<String>();
-        self.velocity.check_key(&prefix).map_err(|not_until| {
-            let wait = not_until.wait_time_from(governor::clock::DefaultClock::default().now());
+        self.velocity.take(to, now).map_err(|wait| {
             let detail = "too many messages to numbers that begin like this one (provider.twilio.velocity)".to_owned();
             Outcome::Transient { code: Code::VELOCITY_LIMITED, detail, retry_after: Some(wait) }
         })
@@ -194,6 +236,13 @@ impl Guards {
 #[derive(Deserialize)]
 struct Created {
     sid: String,
+}
+
+/// A page of messages; what is in them is nobody's business here.
+#[derive(Deserialize)]
+struct Page {
+    #[serde(rename = "messages")]
+    _messages: Vec<serde::de::IgnoredAny>,
 }
 
 #[derive(Default, Deserialize)]
@@ -220,13 +269,20 @@ fn classify(answer: &Answer, now: Timestamp) -> Outcome {
     if !answer.status.is_client_error() {
         return answer.by_status(&words, now);
     }
+    let words = match answer.header(CONCURRENT_REQUESTS).and_then(|text| text.trim().parse::<u32>().ok()) {
+        Some(number) if answer.status.as_u16() == 429 => format!("{words} ({number} requests at once)"),
+        _ => words,
+    };
     let permanent = |kind, code| Outcome::Permanent { kind, code, detail: answer.detail(&words) };
     match code {
         Some(20_003) => config(Code::AUTHENTICATION_FAILED, answer.detail(&words)),
         Some(21_211 | 21_614 | 21_635) => permanent(Address, Code::ADDRESS_REFUSED),
-        Some(21_212 | 21_603 | 21_606 | 21_608) => permanent(Config, Code::SENDER_REFUSED),
+        // The number, or the Messaging Service with its numbers, is not ours to use.
+        Some(21_212 | 21_603 | 21_606 | 21_608 | 21_659 | 21_660 | 21_701 | 21_703 | 21_705) => permanent(Config, Code::SENDER_REFUSED),
+        // The status callback's URL: ours, in every message.
+        Some(21_609) => permanent(Config, Code::CONFIG_REFUSED),
         // One destination that the account may not write to, or this sender cannot reach: the others go on.
-        Some(21_408) => permanent(Payload, Code::DESTINATION_NOT_ALLOWED),
+        Some(21_408) => permanent(Payload, Code::REGION_NOT_ENABLED),
         Some(21_612) => permanent(Payload, Code::SENDER_REFUSED),
         Some(21_610) => permanent(Address, Code::OPTED_OUT),
         Some(21_611) => Outcome::Transient {
@@ -274,11 +330,12 @@ mod tests {
         for (code, expected) in [
             (21_211, "Address address_refused"),
             (21_212, "Config sender_refused"),
-            (21_408, "Payload destination_not_allowed"),
+            (21_408, "Payload region_not_enabled"),
             (21_602, "Payload payload_refused"),
             (21_603, "Config sender_refused"),
             (21_606, "Config sender_refused"),
             (21_608, "Config sender_refused"),
+            (21_609, "Config config_refused"),
             (21_610, "Address opted_out"),
             (21_611, "transient carrier_queue_full"),
             (21_612, "Payload sender_refused"),
@@ -286,6 +343,11 @@ mod tests {
             (21_617, "Payload too_large"),
             (21_635, "Address address_refused"),
             (21_658, "Payload too_large"),
+            (21_659, "Config sender_refused"),
+            (21_660, "Config sender_refused"),
+            (21_701, "Config sender_refused"),
+            (21_703, "Config sender_refused"),
+            (21_705, "Config sender_refused"),
             (99_999, "Payload payload_refused"),
         ] {
             check(400, &error(code), expected);
@@ -293,6 +355,8 @@ mod tests {
         check(401, &error(20_003), "Config authentication_failed");
         check(403, &error(20_003), "Config authentication_failed");
         check(401, "", "Config authentication_failed");
+        check(402, "", "Config quota_exceeded");
+        check(409, "", "transient provider_unavailable");
         check(404, &error(20_404), "Config config_refused");
         check(429, &error(20_429), "transient rate_limited");
         check(429, "", "transient rate_limited");
@@ -319,5 +383,126 @@ mod tests {
         assert_eq!(url("https://my_host.example", cloud), None);
         assert_eq!(url("http://127.0.0.1:8000", cloud), None);
         assert_eq!(url("http://127.0.0.1:8000", "http://127.0.0.1:8090").as_deref(), Some("http://127.0.0.1:8000/webhooks/twilio"));
+    }
+
+    /// Twilio with `more` beside what it needs.
+    fn twilio(more: &str) -> Twilio {
+        crate::channel::http::tests::install_cryptography();
+        let keys = format!(
+            "account_sid = 'AC00000000000000000000000000000000'\nauth_token = 'token'\nfrom = '+15005550006'\n\
+             allowed_prefixes = ['+255', '+1500']\n{more}"
+        );
+        let overrides = vec![
+            ("provider.twilio".to_owned(), toml::Value::Table(keys.parse().unwrap())),
+            // Secrets are fetched for those that are used.
+            ("channel.sms.providers".to_owned(), vec!["twilio"].into()),
+        ];
+        let config = crate::config::load(&crate::config::Sources { overrides, ..crate::config::Sources::default() }).unwrap();
+        Twilio::new(&config.provider.twilio, "https://n.example", Duration::from_secs(30)).unwrap()
+    }
+
+    fn sms(to: &str, text: &str) -> Sms {
+        Sms { to: to.parse().unwrap(), text: text.to_owned() }
+    }
+
+    fn message(sms: &Sms, expires_in: u64) -> Message {
+        Message {
+            delivery_id: crate::model::DeliveryId::new([7; 12], 1),
+            job_id: "job".parse().unwrap(),
+            user_id: None,
+            template: None,
+            tenant: None,
+            collapse_key: None,
+            expires_at: NOW.saturating_add(Duration::from_secs(expires_in)),
+            body: Body::Sms(sms.clone()),
+        }
+    }
+
+    /// The form of a text with an hour to go, or the code and the words of why there is none.
+    fn composed(twilio: &Twilio, sms: &Sms) -> Result<Vec<(&'static str, String)>, String> {
+        twilio.compose(&message(sms, 3600), sms, NOW).map_err(|outcome| {
+            assert!(matches!(outcome, Outcome::Permanent { kind: PermanentKind::Payload, .. }), "{outcome:?}");
+            format!("{}: {}", outcome.code().unwrap(), outcome.detail().unwrap())
+        })
+    }
+
+    #[test]
+    fn a_form_has_what_twilio_asks_for() {
+        let form = composed(&twilio(""), &sms("+255712345678", "Habari")).unwrap();
+        let id = crate::model::DeliveryId::new([7; 12], 1);
+        let expected = [
+            ("To", "+255712345678".to_owned()),
+            ("Body", "Habari".to_owned()),
+            ("ValidityPeriod", "3600".to_owned()),
+            ("From", "+15005550006".to_owned()),
+            ("StatusCallback", format!("https://n.example/webhooks/twilio?delivery={id}")),
+        ];
+        assert_eq!(form, expected);
+    }
+
+    #[test]
+    fn the_validity_period_is_what_is_left_within_twilios_bounds() {
+        let (twilio, sms) = (twilio(""), sms("+255712345678", "Habari"));
+        for (left, expected) in [(0, "5"), (5, "5"), (6, "6"), (36_000, "36000"), (36_001, "36000"), (1_000_000, "36000")] {
+            let form = twilio.compose(&message(&sms, left), &sms, NOW).unwrap();
+            assert_eq!(form.iter().find(|(name, _)| *name == "ValidityPeriod").unwrap().1, expected, "{left} s");
+        }
+    }
+
+    #[track_caller]
+    fn refused(twilio: &Twilio, to: &str, text: &str, expected: &str) {
+        let told = composed(twilio, &sms(to, text)).unwrap_err();
+        assert!(told.starts_with("unsendable: ") && told.contains(expected), "{told}");
+    }
+
+    #[test]
+    fn what_twilio_would_refuse_is_not_asked_for() {
+        let twilio = twilio("max_segments = 11");
+        let to = "+255712345678";
+        for blank in ["", " ", " \t\n", "\u{a0}\u{2003}"] {
+            refused(&twilio, to, blank, "the text is empty");
+        }
+        assert!(composed(&twilio, &sms(to, &"a".repeat(1600))).is_ok());
+        refused(&twilio, to, &"a".repeat(1601), "at most 1600 characters; this one has 1601");
+        // Characters, and not bytes.
+        assert!(composed(&twilio, &sms(to, &"é".repeat(1600))).is_ok());
+        refused(&twilio, "+15005550006", "Habari", "the recipient is the sender");
+        refused(&twilio, to, &"ш".repeat(67 * 11 + 1), "12 segments; provider.twilio.max_segments is 11");
+        assert!(composed(&twilio, &sms(to, &"ш".repeat(67 * 11))).is_ok());
+    }
+
+    #[test]
+    fn numbers_elsewhere_are_not_written_to() {
+        let twilio = twilio("");
+        let check = |to: &str| twilio.guards.check(&to.parse().unwrap(), Instant::now()).map_err(|outcome| outcome.code().unwrap());
+        assert_eq!(check("+255712345678"), Ok(()));
+        assert_eq!(check("+15005550001"), Ok(()));
+        for elsewhere in ["+254712345678", "+25", "+15015550001", "+2557"] {
+            let expected = if elsewhere == "+2557" { Ok(()) } else { Err(Code::DESTINATION_NOT_ALLOWED) };
+            assert_eq!(check(elsewhere), expected, "{elsewhere}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_sent_takes_nobodys_place() {
+        let twilio = twilio("velocity = { limit = 1, window = '1h', digits = 6 }\nbase_url = 'http://127.0.0.1:9'");
+        let send = async |text: &str| {
+            let sms = sms("+255712345678", text);
+            twilio.send(&message(&sms, u64::from(u32::MAX))).await.code().unwrap()
+        };
+        assert_eq!(send("").await, Code::UNSENDABLE);
+        assert_eq!(send("Habari").await, Code::CONNECTION_FAILED, "the first that could be sent");
+        assert_eq!(send("Habari").await, Code::VELOCITY_LIMITED);
+        let outcome = twilio.guards.check(&"+255712999999".parse().unwrap(), Instant::now()).unwrap_err();
+        let Outcome::Transient { retry_after: Some(wait), .. } = outcome else { panic!("{outcome:?}") };
+        assert!((3500..=3600).contains(&wait.as_secs()), "{wait:?}");
+    }
+
+    #[test]
+    fn a_complaint_says_how_many_were_under_way() {
+        let headers = HeaderMap::from_iter([(reqwest::header::HeaderName::from_static(CONCURRENT_REQUESTS), "118".parse().unwrap())]);
+        let answer = Answer { status: StatusCode::TOO_MANY_REQUESTS, headers, body: error(20_429).into_bytes(), is_whole: true };
+        let outcome = classify(&answer, NOW);
+        assert!(outcome.detail().unwrap().contains("(118 requests at once)"), "{outcome:?}");
     }
 }

@@ -42,7 +42,11 @@ pub fn address(channel: &str) -> &'static str {
     match channel {
         "email" => "asha@people.example",
         "sms" => "+255712345678",
-        _ => "device-of-asha",
+        // As long as a real one.
+        _ => concat!(
+            "dAsha-Phone-0123456789:APA91bHqXz7vTnK2mLwRj4sYcP8eGfUoDiVxQ1hBtN6kSaWyZ3rEpJ5gMuCl0FdOb",
+            "9XvTnK2mLwRj4sYcP8eGfUoDiVxQ1hBtN6kSaWyZ3rEpJ5gMuCl0FdOb_Asha"
+        ),
     }
 }
 
@@ -81,25 +85,32 @@ fn common() -> Vec<Case> {
         same(json!("auth"), "config authentication_failed"),
         // Its status says that it was taken, and SendGrid says no more than that.
         (json!("cut"), ["sent", "sent without id", "sent without id"]),
+        // One device alone is refused here, and FCM has a rate for each.
         (
             json!({ "status": 429, "retry_after": "7" }),
-            ["transient rate_limited 7", "transient rate_limited 7", "transient rate_limited 10"],
+            ["transient rate_limited 7", "transient rate_limited 7", "transient recipient_rate_limited 7"],
         ),
-        (json!({ "status": 429, "retry_after": "90" }), ["transient rate_limited 90"; 3]),
-        (json!({ "status": 429 }), ["transient rate_limited 0", "transient rate_limited 0", "transient rate_limited 60"]),
+        (
+            json!({ "status": 429, "retry_after": "90" }),
+            ["transient rate_limited 90", "transient rate_limited 90", "transient recipient_rate_limited 90"],
+        ),
+        (json!({ "status": 429 }), ["transient rate_limited 0", "transient rate_limited 0", "transient recipient_rate_limited 60"]),
         (
             json!({ "status": 429, "retry_after": "soon" }),
-            ["transient rate_limited 0", "transient rate_limited 0", "transient rate_limited 60"],
+            ["transient rate_limited 0", "transient rate_limited 0", "transient recipient_rate_limited 60"],
         ),
         (
             json!({ "status": 429, "retry_after": "-5" }),
-            ["transient rate_limited 0", "transient rate_limited 0", "transient rate_limited 60"],
+            ["transient rate_limited 0", "transient rate_limited 0", "transient recipient_rate_limited 60"],
         ),
-        (json!({ "status": 503, "retry_after": "20" }), ["transient provider_unavailable 20"; 3]),
-        (
-            json!({ "status": 503, "html": true }),
-            ["transient provider_unavailable 0", "transient provider_unavailable 0", "transient provider_unavailable 10"],
-        ),
+        same(json!({ "status": 503, "retry_after": "20" }), "transient provider_unavailable 20"),
+        same(json!({ "status": 503, "html": true }), "transient provider_unavailable 0"),
+        same(json!({ "status": 402 }), "config quota_exceeded"),
+        same(json!({ "status": 409 }), "transient provider_unavailable 0"),
+        same(json!({ "status": 421 }), "transient provider_unavailable 0"),
+        same(json!({ "status": 423 }), "transient provider_unavailable 0"),
+        same(json!({ "status": 424 }), "transient provider_unavailable 0"),
+        same(json!({ "status": 428 }), "transient provider_unavailable 0"),
         same(json!({ "status": 500 }), "unknown provider_unavailable"),
         same(json!({ "status": 502, "html": true }), "unknown provider_unavailable"),
         same(json!({ "status": 504, "html": true }), "unknown provider_unavailable"),
@@ -131,24 +142,30 @@ fn own(provider: &str) -> Vec<(Value, &'static str)> {
             (coded(429, 63_017), "transient rate_limited 0"),
             (coded(400, 21_211), "address address_refused"),
             (coded(400, 21_212), "config sender_refused"),
-            (coded(400, 21_408), "payload destination_not_allowed"),
+            (coded(400, 21_408), "payload region_not_enabled"),
             (coded(400, 21_602), "payload payload_refused"),
             (coded(400, 21_603), "config sender_refused"),
             (coded(400, 21_606), "config sender_refused"),
             (coded(400, 21_608), "config sender_refused"),
+            (coded(400, 21_609), "config config_refused"),
             (coded(400, 21_612), "payload sender_refused"),
             (coded(400, 21_614), "address address_refused"),
             (coded(400, 21_617), "payload too_large"),
             (coded(400, 21_635), "address address_refused"),
             (coded(400, 21_658), "payload too_large"),
+            (coded(400, 21_659), "config sender_refused"),
+            (coded(400, 21_660), "config sender_refused"),
+            (coded(400, 21_701), "config sender_refused"),
+            (coded(400, 21_703), "config sender_refused"),
+            (coded(400, 21_705), "config sender_refused"),
             (coded(400, 29_999), "payload payload_refused"),
         ],
         _ => vec![
             (json!("unregistered"), "address unregistered"),
             (json!("sender_mismatch"), "payload sender_mismatch"),
-            (json!("third_party_auth"), "config authentication_failed"),
-            (json!("quota"), "transient rate_limited 60"),
-            (json!("unavailable"), "transient provider_unavailable 10"),
+            (json!("third_party_auth"), "config platform_credentials_refused"),
+            (json!("quota"), "transient recipient_rate_limited 60"),
+            (json!("unavailable"), "transient provider_unavailable 0"),
             (json!({ "status": 404 }), "config config_refused"),
             (json!({ "status": 403 }), "config authentication_failed"),
         ],
@@ -222,6 +239,15 @@ async fn a_provider_that_never_answers_is_waited_for_and_a_slow_one_is_not() {
             outcome = &mut sending => panic!("{name}: {outcome:?}"),
             () = async { while clouds.requests(name).len() == before { tokio::task::yield_now().await } } => {}
         }
+        // It has all of it now, and goes on saying nothing while many others are answered.
+        let other = Message { delivery_id: DeliveryId::new([8; 12], 2), ..message.clone() };
+        for number in 0..50 {
+            clouds.answer(json!([{ "provider": name, "answer": if number % 2 == 0 { "ok" } else { "error_after" } }]));
+            tokio::select! {
+                outcome = &mut sending => panic!("{name}, after {number} others: {outcome:?}"),
+                outcome = provider.send(&other) => assert_eq!(outcome.as_str(), if number % 2 == 0 { "sent" } else { "unknown" }),
+            }
+        }
         drop(sending);
         // The head of the answer is there at once, and what it says holds.
         clouds.answer(json!([{ "provider": name, "answer": "drip" }]));
@@ -237,8 +263,7 @@ async fn nobody_there_is_no_loss() {
         let base_url = toml::Value::from(format!("http://{free}"));
         let provider = clouds.provider(name, &[(&format!("provider.{name}.base_url"), base_url)]);
         let outcome = provider.send(&message(channel, address(channel))).await;
-        let expected = if name == "fcm" { "transient connection_failed 10" } else { "transient connection_failed 0" };
-        assert_eq!(told(&outcome), expected, "{name}: {outcome:?}");
+        assert_eq!(told(&outcome), "transient connection_failed 0", "{name}: {outcome:?}");
     }
 }
 
@@ -275,7 +300,127 @@ async fn an_access_token_is_had_once_and_renewed_when_it_is_withdrawn() {
     clouds.answer(
         json!([{ "provider": "fcm", "answer": "unauthenticated", "times": 1 }, { "provider": "token", "answer": { "status": 503 } }]),
     );
-    assert_eq!(told(&provider.send(&message).await), "transient provider_unavailable 10");
+    assert_eq!(told(&provider.send(&message).await), "transient provider_unavailable 0");
+}
+
+#[tokio::test]
+async fn pushes_share_a_connection_until_its_streams_run_out() {
+    let clouds = Clouds::start().await;
+    let provider = clouds.provider("fcm", &[]);
+    assert_eq!(told(&provider.send(&message("push", "device")).await), "sent");
+    clouds.answer(json!([{ "provider": "fcm", "answer": "hang" }]));
+    let mut hanging = tokio::task::JoinSet::new();
+    for (wanted, connections) in [(50, 1), (150, 2)] {
+        while hanging.len() < wanted {
+            let (provider, message) = (provider.clone(), message("push", &format!("device-{}", hanging.len())));
+            hanging.spawn(async move { provider.send(&message).await });
+        }
+        crate::support::until("all of them are there", async || (clouds.requests("fcm").len() == wanted + 1).then_some(())).await;
+        let requests = clouds.requests("fcm");
+        assert!(requests.iter().all(|request| request.version == "HTTP/2.0"), "{requests:?}");
+        let used: std::collections::BTreeSet<u64> = requests.iter().map(|request| request.connection).collect();
+        assert_eq!(used.len(), connections, "{wanted} at once: {used:?}");
+    }
+}
+
+#[tokio::test]
+async fn one_devices_quota_is_its_own_and_many_are_the_projects() {
+    let clouds = Clouds::start().await;
+    let provider = clouds.provider("fcm", &[]);
+    assert_eq!(told(&provider.send(&message("push", "device")).await), "sent");
+    clouds.answer(json!([{ "provider": "fcm", "answer": "quota" }]));
+    let devices: Vec<Message> = (0..20).map(|device| message("push", &format!("device-{device}"))).collect();
+    let told: Vec<String> =
+        futures_util::future::join_all(devices.iter().map(|message| provider.send(message))).await.iter().map(told).collect();
+    let count = |expected: &str| told.iter().filter(|told| *told == expected).count();
+    let (devices, projects) = (count("transient recipient_rate_limited 60"), count("transient rate_limited 60"));
+    assert!(devices >= 2 && projects >= 1 && devices + projects == 20, "{told:?}");
+}
+
+#[tokio::test]
+async fn what_is_only_checked_reaches_nobody() {
+    let clouds = Clouds::start().await;
+    let provider = clouds.provider("fcm", &[("provider.fcm.validate_only", true.into())]);
+    assert_eq!(told(&provider.send(&message("push", "device")).await), "sent");
+    let requests = clouds.requests("fcm");
+    assert_eq!(requests.len(), 1);
+    assert!(requests[0].body["validateOnly"] == true && !requests[0].accepted, "{requests:?}");
+    let sending = clouds.provider("fcm", &[]);
+    assert_eq!(told(&sending.send(&message("push", "device")).await), "sent");
+    assert!(clouds.requests("fcm")[1].accepted && clouds.requests("fcm")[1].body.get("validateOnly").is_none());
+}
+
+#[tokio::test]
+async fn how_many_requests_twilio_counts_at_once_is_passed_on() {
+    let clouds = Clouds::start().await;
+    let provider = clouds.provider("twilio", &[]);
+    assert_eq!(provider.concurrent_requests(), None);
+    assert_eq!(told(&provider.send(&message("sms", address("sms"))).await), "sent");
+    assert_eq!(provider.concurrent_requests(), Some(1));
+}
+
+/// What one answer comes to in a daemon: status, code, the wait in milliseconds from the answer to what is due next, suppressed addresses.
+async fn in_a_daemon(clouds: &Clouds, channel: &str, name: &str, answer: &Value) -> (String, String, Option<i64>, Vec<Value>) {
+    clouds.answer(json!([{ "provider": name, "answer": answer }]));
+    let mut setup = clouds.configure(Setup::new());
+    setup.set(&format!("channel.{channel}.retry.steps"), "[\"2s\"]");
+    let daemon = setup.start().await;
+    let recipient = json!({ "user_id": "42", "email": address("email"), "phone": address("sms"), "push_tokens": [address("push")] });
+    daemon.api.post("/v1/jobs", &job("case", &[recipient], &[channel])).await.expect(202);
+    let has_ended = |job: &Value| job["deliveries"][0]["attempts"][0]["outcome"].is_string() && job["deliveries"][0]["status"] != "sending";
+    let found = daemon.job_when("case", has_ended).await;
+    let delivery = &found["deliveries"][0];
+    let at = |value: &Value| value.as_str().and_then(|text| text.parse::<Timestamp>().ok()).map(Timestamp::as_millis);
+    let wait = at(&delivery["next_at"]).zip(at(&delivery["attempts"][0]["finished_at"])).map(|(next, finished)| next - finished);
+    let suppressed = daemon.api.get("/v1/suppressions").await.expect(200)["suppressions"].as_array().unwrap().clone();
+    let code = delivery["attempts"][0]["code"].as_str().unwrap_or_default().to_owned();
+    (delivery["status"].as_str().unwrap().to_owned(), code, wait, suppressed)
+}
+
+/// Every answer that one provider alone has: when it is tried again, and whose address is suppressed for it.
+async fn check_own(channel: &str, name: &str) {
+    let clouds = Clouds::start().await;
+    // Two seconds, and up to half of them more; FCM never sooner than ten.
+    let step = if name == "fcm" { 10_000..=10_000 } else { 2_000..=3_000 };
+    for (answer, expected) in own(name) {
+        let (status, code, wait, suppressed) = in_a_daemon(&clouds, channel, name, &answer).await;
+        let told = format!("{name}, answered {answer}: {status} {code}, again after {wait:?} ms, suppressed {suppressed:?}");
+        let words: Vec<&str> = expected.split(' ').collect();
+        assert_eq!(code, words[1], "{told}");
+        match words[0] {
+            "address" => assert!(status == "failed" && wait.is_none() && suppressed.len() == 1, "{told}"),
+            "payload" => assert!(status == "failed" && wait.is_none() && suppressed.is_empty(), "{told}"),
+            kind => {
+                let wish = match words.get(2) {
+                    Some(&"4x") => 30_000..=40_000,
+                    Some(seconds) if kind == "transient" && seconds.parse::<i64>().unwrap() * 1000 > *step.end() => {
+                        let wish = seconds.parse::<i64>().unwrap() * 1000;
+                        wish..=wish
+                    }
+                    _ => step.clone(),
+                };
+                assert!(
+                    status == "queued" && suppressed.is_empty() && wait.is_some_and(|wait| wish.contains(&wait)),
+                    "{told}, not {wish:?}"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_daemon_does_as_sendgrid_says() {
+    check_own("email", "sendgrid").await;
+}
+
+#[tokio::test]
+async fn a_daemon_does_as_twilio_says() {
+    check_own("sms", "twilio").await;
+}
+
+#[tokio::test]
+async fn a_daemon_does_as_firebase_says() {
+    check_own("push", "fcm").await;
 }
 
 #[tokio::test]

@@ -176,3 +176,25 @@ async fn in_the_sandbox_mails_are_checked_and_not_sent() {
     clouds.answer(json!([{ "provider": "sendgrid", "answer": { "status": 200 } }]));
     assert_eq!(super::contract::told(&clouds.provider("sendgrid", &[]).send(&mail).await), "unknown unexpected_answer");
 }
+
+#[tokio::test]
+async fn the_validator_knows_a_misspelled_member() {
+    let clouds = Clouds::start().await;
+    for ((channel, name), (right, wrong)) in CARRIERS.into_iter().zip([
+        ("\"subject\"", "\"subjekt\""),
+        ("ValidityPeriod=", "ValidityPeroid="),
+        ("\"notification\"", "\"notificaton\""),
+    ]) {
+        let outcome = clouds.provider(name, &[]).send(&message(channel, address(channel))).await;
+        assert_eq!(outcome.as_str(), "sent", "{name}: {outcome:?}");
+        let request = clouds.requests(name).pop().unwrap();
+        let recorded = |body: &str| json!({ "provider": name, "method": request.method, "path": request.path, "headers": request.headers, "body": body });
+        let (code, told) = validate(&[recorded(&request.raw)]).await;
+        assert_eq!(code, Some(0), "{name}: {told:?}");
+        let misspelled = request.raw.replacen(right, wrong, 1);
+        assert_ne!(misspelled, request.raw);
+        let (code, told) = validate(&[recorded(&misspelled)]).await;
+        assert_eq!(code, Some(1), "{name}: {told:?}");
+        assert!(told.iter().any(|line| line.contains(wrong.trim_matches(['"', '=']))), "{name}: {told:?}");
+    }
+}

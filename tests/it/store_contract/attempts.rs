@@ -85,6 +85,18 @@ pub async fn an_outcome_is_recorded_once<B: Backend>(test: TestStore<B>) {
     test.balanced().await;
 }
 
+pub async fn what_was_refused_for_our_own_set_up_is_told_apart<B: Backend>(test: TestStore<B>) {
+    let key = test.sending("job").await;
+    let refused = Record { outcome: "permanent", code: Some(Code::AUTHENTICATION_FAILED), ..outcome(key, 1, Status::Queued) };
+    test.put_outcome(refused).await;
+    test.start(key, Channel::Email, 1).await;
+    test.put_outcome(Record { code: Some(Code::VELOCITY_LIMITED), ..outcome(key, 2, Status::Queued) }).await;
+    test.start(key, Channel::Email, 2).await;
+    test.put_outcome(Record { code: Some(Code::RATE_LIMITED), ..outcome(key, 3, Status::Queued) }).await;
+    assert_eq!(test.uncounted_attempts(key).await.unwrap(), 2);
+    assert_eq!(test.uncounted_attempts(DeliveryKey { job: key.job, ordinal: 9 }).await.unwrap(), 0);
+}
+
 pub async fn a_retry_is_queued_until_it_is_due<B: Backend>(test: TestStore<B>) {
     let key = test.sending("job").await;
     let due_at = ahead(HOUR);

@@ -93,8 +93,8 @@ impl Clouds {
         let config = self.config(more);
         match name {
             "sendgrid" => Arc::new(SendGrid::new(&config.provider.sendgrid).unwrap()),
-            "twilio" => Arc::new(Twilio::new(&config.provider.twilio, &config.public.base_url).unwrap()),
-            _ => Arc::new(Fcm::new(&config.provider.fcm).unwrap()),
+            "twilio" => Arc::new(Twilio::new(&config.provider.twilio, &config.public.base_url, config.channel.sms.call_timeout).unwrap()),
+            _ => Arc::new(Fcm::new(&config.provider.fcm, config.channel.push.call_timeout).unwrap()),
         }
     }
 }
