@@ -131,8 +131,10 @@ fn bare_store(folder: &std::path::Path) -> Fallible<Connection> {
         retention: Duration::from_hours(1),
         idempotency_retention: Duration::from_hours(1),
         inbox_retention: Duration::from_hours(1),
+        inbox_limit: 1000,
         events: None,
         suppression_expiry: SuppressionExpiry { bounced: Duration::from_hours(1), unregistered: Duration::from_hours(1) },
+        revocation_retention: Duration::from_hours(1),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

@@ -272,6 +272,7 @@ impl Inner {
             recipients: &job.to,
             channels: &job.channels,
             available,
+            topic: job.topic.as_ref(),
             push_topic: job.push_topic.as_deref(),
             push_condition: job.push_condition.as_deref(),
         });
@@ -417,6 +418,8 @@ fn expand_of(plan: &Plan) -> Expand<'_> {
         recipients: &plan.recipients,
         channels: &plan.channels,
         available: plan.available.iter().copied().collect::<ChannelSet>(),
+        // A topic is one delivery: never a large job.
+        topic: None,
         push_topic: plan.push_topic.as_deref(),
         push_condition: plan.push_condition.as_deref(),
     }

@@ -1,11 +1,13 @@
 //! Builds and wires everything, serves, and drains. The only module that names all the concrete types; nothing here is worth a unit test.
 
+mod authentication;
 mod background;
+mod listeners;
 mod providers;
+mod sockets;
 
 use std::{
     collections::HashMap,
-    io,
     net::SocketAddr,
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
@@ -14,11 +16,14 @@ use std::{
 use anyhow::{Context as _, bail};
 use futures_util::{StreamExt as _, stream};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::providers::Account;
-pub use self::providers::{Probed, account_problems, probe};
+pub use self::{
+    listeners::load_tls,
+    providers::{Probed, account_problems, probe},
+};
+use self::{providers::Account, sockets::Sockets};
 use crate::{
     accept::Acceptor,
     admin::{self, AdminState, DevelopmentTokens, Guard, Readiness},
@@ -29,33 +34,20 @@ use crate::{
         outbox::{self, Outbox},
         sms::twilio,
     },
-    config::{AdminConfig, Config, PublicConfig},
+    config::{Config, ListenAddress},
     event::{Event, emit},
     feed::EventFeed,
     intake::{amqp::AmqpIntake, http::HttpIntake},
     lane::{Carried, Carrier, Lane},
-    live::{self, LiveState},
-    model::{Channel, DeliveryKey, PerChannel, Problem},
-    socket::{
-        self, Gate, Hub, HubLimits, JwtKeySettings, JwtSettings, JwtVerifier, ListenerCounters, ListenerSettings, OriginPolicy,
-        SessionCounters, SessionSettings, Sessions,
-    },
+    model::{Channel, PerChannel, Problem},
+    socket::{self, Authenticator, Bus, Endpoint, ListenerCounters, ListenerSettings, Tls},
     store::{EventSettings, Store, StoreSettings, SuppressionExpiry},
     template::{Limits, Templates},
     webhook::{self, WebhookSettings, WebhookState},
 };
 
-/// Live deliveries written to sockets that wait to be marked so; past it they stay `sent` until seen.
-const DELIVERED_QUEUE: usize = 4096;
-/// Frames that may wait for one socket, beside the limit in bytes.
-const SOCKET_QUEUE_FRAMES: usize = 1024;
-/// Connections the admin listener takes at once.
-const ADMIN_CONNECTIONS: usize = 4096;
 /// The listeners' names, as metrics have them.
 const PUBLIC_AND_ADMIN: [&str; 2] = ["public", "admin"];
-const PING_INTERVAL: Duration = Duration::from_secs(25);
-const PONG_TIMEOUT: Duration = Duration::from_secs(10);
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 /// What is left to record outcomes in once calls have been cut off.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Interrupted attempts resolved at once at start.
@@ -89,9 +81,9 @@ pub struct Options {
 }
 
 /// Where it listens.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Ready {
-    pub public: SocketAddr,
+    pub public: Vec<ListenAddress>,
     pub admin: SocketAddr,
 }
 
@@ -119,16 +111,19 @@ pub fn store_settings(config: &Config) -> StoreSettings {
         retention: config.store.retention,
         idempotency_retention: config.intake.idempotency_retention,
         inbox_retention: config.store.inbox_retention,
+        inbox_limit: config.store.inbox_limit,
         events: config.amqp.events.enabled.then(|| EventSettings {
             statuses: config.amqp.events.statuses.iter().copied().collect(),
             limit: config.amqp.events.limit,
             when_full: config.amqp.events.when_full,
         }),
         suppression_expiry: SuppressionExpiry { bounced: config.suppressions.bounced, unregistered: config.suppressions.unregistered },
+        revocation_retention: config.auth.revocation_retention,
     }
 }
 
-/// Builds, serves and drains. `shutdown` begins the drain; `stop_now` cuts it short. `on_ready` is called once both listeners serve.
+/// Builds, serves and drains. `shutdown` begins the drain; `stop_now` cuts it short; `reload` has files read again that may change.
+/// `on_ready` is called once both listeners serve.
 ///
 /// # Errors
 /// It could not start, or the store failed beyond repair.
@@ -137,27 +132,31 @@ pub async fn run(
     options: Options,
     shutdown: CancellationToken,
     stop_now: CancellationToken,
+    reload: Arc<Notify>,
     on_ready: impl FnOnce(Ready) + Send,
 ) -> anyhow::Result<()> {
     let started = Instant::now();
     let templates = Arc::new(load_templates(&config)?);
-    let public = bind(config.public.listen, "public.listen").await?;
-    let admin = bind(config.admin.listen, "admin.listen").await?;
-    let ready = Ready { public: public.local_addr()?, admin: admin.local_addr()? };
+    let tls = load_tls(&config)?.map(Arc::new);
+    let (public, admin, ready) = listeners::bind(&config).await?;
     let settings = store_settings(&config);
     let store = tokio::task::spawn_blocking(move || Store::open(settings)).await??;
     let Options { mode, version, .. } = options;
-    let daemon = Daemon::build(config, options, templates, store, ready, started)?;
+    let revocations = store.revocations_in_force().await.context("reading the revocations")?;
+    let authenticator = Arc::new(authentication::authenticator(&config, &store, revocations)?);
+    let daemon = Daemon::build(config, options, templates, store, authenticator, ready.clone(), started)?;
     emit(&Event::DaemonStarted {
         version,
         mode: mode.as_str(),
-        public: &ready.public.to_string(),
+        public: &ready.public.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
         admin: &ready.admin.to_string(),
         store: &daemon.config.store.url,
     });
     daemon.warn();
     daemon.resolve_interrupted().await?;
-    daemon.start(public, admin);
+    Box::pin(daemon.authenticator.verifier().load_keys()).await;
+    daemon.tracker.spawn(background::reload(reload, tls.clone(), daemon.stop.clone()));
+    daemon.start(public, admin, tls);
     daemon.readiness.serve();
     emit(&Event::DaemonReady);
     // Nobody listens unless systemd started us.
@@ -175,17 +174,6 @@ pub async fn run(
     Ok(())
 }
 
-async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| {
-        let hint = match error.kind() {
-            io::ErrorKind::AddrInUse => "is another tarishi running? stop it, or set another port",
-            io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege; choose a higher one",
-            _ => "it must be an address of this machine",
-        };
-        Problems(vec![Problem::new(key, format!("cannot listen on {address}: {error}"), hint)]).into()
-    })
-}
-
 /// Everything that lives as long as the process.
 struct Daemon {
     config: Config,
@@ -200,12 +188,9 @@ struct Daemon {
     outbox: Arc<Outbox>,
     templates: Arc<Templates>,
     links: Arc<UnsubscribeLinks>,
-    hub: Hub,
-    sessions: Sessions,
-    session_counters: Arc<SessionCounters>,
+    sockets: Sockets,
     listener_counters: [(&'static str, Arc<ListenerCounters>); 2],
-    verifier: Arc<JwtVerifier>,
-    delivered: std::sync::Mutex<Option<mpsc::Receiver<DeliveryKey>>>,
+    authenticator: Arc<Authenticator>,
     readiness: Arc<Readiness>,
     metrics: PrometheusHandle,
     addresses: Ready,
@@ -213,8 +198,6 @@ struct Daemon {
     tracker: TaskTracker,
     /// Intake takes nothing more, and background work ends.
     stop: CancellationToken,
-    /// Sockets are told to come back later.
-    close_sockets: CancellationToken,
     /// Listeners end.
     close_listeners: CancellationToken,
 }
@@ -225,30 +208,17 @@ impl Daemon {
         options: Options,
         templates: Arc<Templates>,
         store: Store,
+        authenticator: Arc<Authenticator>,
         addresses: Ready,
         started: Instant,
     ) -> anyhow::Result<Self> {
-        let (tracker, stop, close_sockets) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
-        let hub = Hub::new(HubLimits {
-            connections: config.public.max_connections,
-            connections_per_user: config.public.max_connections_per_user,
-            send_queue_limit: usize::try_from(config.public.send_queue_limit.as_u64()).unwrap_or(usize::MAX),
-            send_queue_frames: SOCKET_QUEUE_FRAMES,
-        });
-        let (delivered_sender, delivered) = mpsc::channel(DELIVERED_QUEUE);
-        let session_settings = SessionSettings {
-            ping_interval: PING_INTERVAL,
-            pong_timeout: PONG_TIMEOUT,
-            close_timeout: CLOSE_TIMEOUT,
-            drain: config.shutdown.drain / 2,
-        };
-        let session_counters = Arc::new(SessionCounters::default());
-        let sessions = Sessions::new(session_settings, delivered_sender, session_counters.clone(), close_sockets.clone(), tracker.clone());
+        let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
+        let sockets = Sockets::new(&config);
         let outbox = Arc::new(providers::outbox(&config)?);
         let links = Arc::new(UnsubscribeLinks::new(&config.public.base_url, store.unsubscribe_key()));
         let accounts = providers::accounts(&config, &outbox)?;
         let lanes = PerChannel::from_fn(|channel| {
-            let carrier = build_carrier(&config, &options, channel, &accounts, &hub);
+            let carrier = build_carrier(&config, &options, channel, &accounts, &sockets.bus);
             let own = config.channel.get(channel).clone();
             Lane::new(channel, own, config.store.lease, carrier, store.clone(), templates.clone(), links.clone())
         });
@@ -260,28 +230,24 @@ impl Daemon {
             amqp: broker
                 .map(|broker| AmqpIntake::new(broker, acceptor.clone(), store.clone(), &config.amqp, config.intake.clone(), stop.clone())),
             feed: feed.map(|broker| Arc::new(EventFeed::new(broker, store.clone(), stop.clone()))),
-            verifier: Arc::new(build_verifier(&config)),
             metrics: metrics_recorder()?,
-            delivered: std::sync::Mutex::new(Some(delivered)),
             readiness: Arc::default(),
             close_listeners: CancellationToken::new(),
             config,
             options,
             store,
+            authenticator,
             lanes,
             acceptor,
             outbox,
             templates,
             links,
-            hub,
-            sessions,
-            session_counters,
+            sockets,
             listener_counters: PUBLIC_AND_ADMIN.map(|listener| (listener, Arc::default())),
             addresses,
             started,
             tracker,
             stop,
-            close_sockets,
         })
     }
 
@@ -324,7 +290,7 @@ impl Daemon {
         Ok(())
     }
 
-    fn start(&self, public: TcpListener, admin: TcpListener) {
+    fn start(&self, public: Vec<Endpoint>, admin: Endpoint, tls: Option<Arc<Tls>>) {
         for (_, lane) in self.lanes.iter() {
             self.tracker.spawn(lane.clone().run());
         }
@@ -336,36 +302,35 @@ impl Daemon {
             let feed = feed.clone();
             self.tracker.spawn(async move { feed.run().await });
         }
-        self.tracker.spawn(background::purge(self.store.clone(), self.stop.clone()));
+        self.tracker.spawn(background::purge(self.store.clone(), self.authenticator.clone(), self.stop.clone()));
         self.tracker.spawn(background::keep_house(self.metrics.clone(), self.store.clone(), self.stop.clone()));
-        let delivered = self.delivered.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-        if let Some(delivered) = delivered {
+        let (authenticator, stop) = (self.authenticator.clone(), self.stop.clone());
+        self.tracker.spawn(async move { authenticator.verifier().keep_keys(stop).await });
+        let heeding =
+            background::heed_controls(self.sockets.bus.clone(), self.authenticator.clone(), self.store.clone(), self.stop.clone());
+        self.tracker.spawn(heeding);
+        self.tracker.spawn(self.sockets.run_bus(&self.config, &self.store));
+        if let Some(delivered) = self.sockets.take_delivered() {
             self.tracker.spawn(background::mark_delivered(self.store.clone(), delivered, self.stop.clone()));
         }
         if let Some(interval) = sd_notify::watchdog_enabled() {
             self.tracker.spawn(background::feed_watchdog(self.store.clone(), interval / 2, self.stop.clone()));
         }
-        let PublicConfig { header_timeout, body_timeout, max_connections, .. } = self.config.public;
-        let counters = self.listener_counters[0].1.clone();
-        self.serve(public, self.public_router(), ListenerSettings { header_timeout, body_timeout, max_connections, counters });
-        let AdminConfig { header_timeout, body_timeout, .. } = self.config.admin;
-        let counters = self.listener_counters[1].1.clone();
-        let settings = ListenerSettings { header_timeout, body_timeout, max_connections: ADMIN_CONNECTIONS, counters };
-        self.serve(admin, self.admin_router(), settings);
+        for (listener, counters) in self.listener_counters.clone() {
+            self.tracker.spawn(background::tell_of_refusals(listener, counters, self.stop.clone()));
+        }
+        let [public_counters, admin_counters] = self.listener_counters.clone().map(|(_, counters)| counters);
+        self.serve(public, self.public_router(), listeners::public_settings(&self.config.public, tls, public_counters));
+        self.serve(vec![admin], self.admin_router(), listeners::admin_settings(&self.config.admin, admin_counters));
     }
 
-    fn serve(&self, listener: TcpListener, router: axum::Router, settings: ListenerSettings) {
+    fn serve(&self, endpoints: Vec<Endpoint>, router: axum::Router, settings: ListenerSettings) {
         let (shutdown, tracker) = (self.close_listeners.clone(), self.tracker.clone());
-        self.tracker.spawn(socket::serve(listener, router, settings, shutdown, tracker));
+        self.tracker.spawn(socket::serve(endpoints, router, settings, shutdown, tracker));
     }
 
     fn public_router(&self) -> axum::Router {
-        let config = &self.config.public;
-        let origins = OriginPolicy::new(&config.allowed_origins, Some(&config.base_url));
-        let gate = Arc::new(Gate::new(self.verifier.clone(), origins, self.hub.clone(), self.sessions.clone()));
-        live::router(LiveState { gate })
-            .merge(live::push_tokens::router(self.store.clone(), self.verifier.clone()))
-            .merge(webhook::router(self.webhook_state()))
+        self.sockets.router(&self.config, &self.store, &self.authenticator).merge(webhook::router(self.webhook_state()))
     }
 
     fn webhook_state(&self) -> WebhookState {
@@ -379,11 +344,12 @@ impl Daemon {
     }
 
     fn admin_router(&self) -> axum::Router {
-        let development = match (self.options.mode, self.config.auth.jwt.keys.first()) {
-            (Mode::Dev, Some(key)) => Some(DevelopmentTokens {
-                secret: key.secret.clone(),
+        let key = self.config.auth.jwt.keys.first();
+        let development = match (self.options.mode, key.and_then(|key| Some((key, key.secret()?)))) {
+            (Mode::Dev, Some((key, secret))) => Some(DevelopmentTokens {
+                secret: secret.clone(),
                 kid: key.kid.clone(),
-                url: format!("ws://{}/ws/notifications/", self.addresses.public),
+                url: format!("{}/ws/notifications/", self.config.public.socket_base(&self.addresses.public)),
             }),
             _ => None,
         };
@@ -394,9 +360,10 @@ impl Daemon {
             outbox: self.outbox.clone(),
             amqp: self.amqp.clone(),
             feed: self.feed.clone(),
-            hub: self.hub.clone(),
+            authenticator: self.authenticator.clone(),
+            bus: self.sockets.bus.clone(),
             metrics: self.metrics.clone(),
-            sessions: self.session_counters.clone(),
+            sessions: self.sockets.counters.clone(),
             listeners: self.listener_counters.clone(),
             readiness: self.readiness.clone(),
             version: self.options.version,
@@ -416,7 +383,7 @@ impl Daemon {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         self.readiness.drain();
         self.stop.cancel();
-        self.close_sockets.cancel();
+        self.sockets.close();
         for (_, lane) in self.lanes.iter() {
             lane.stop();
         }
@@ -433,13 +400,19 @@ impl Daemon {
         for (_, lane) in self.lanes.iter() {
             given_back += lane.give_back().await;
         }
-        self.close_listeners.cancel();
-        self.tracker.close();
+        let ended = async {
+            // Until then whoever asks for a socket is told to come back, instead of finding nobody.
+            self.sockets.closed().await;
+            self.close_listeners.cancel();
+            self.tracker.close();
+            self.tracker.wait().await;
+        };
         tokio::select! {
-            () = self.tracker.wait() => {}
+            () = ended => {}
             () = tokio::time::sleep(deadline) => {}
             () = stop_now.cancelled() => {}
         }
+        self.close_listeners.cancel();
         self.store.close().await;
         emit(&Event::DaemonDrained { interrupted, given_back });
     }
@@ -458,9 +431,9 @@ impl Daemon {
     }
 }
 
-fn build_carrier(config: &Config, options: &Options, channel: Channel, accounts: &HashMap<String, Account>, hub: &Hub) -> Carrier {
+fn build_carrier(config: &Config, options: &Options, channel: Channel, accounts: &HashMap<String, Account>, bus: &Bus) -> Carrier {
     if channel == Channel::Live {
-        return Carrier::Sockets(hub.clone());
+        return Carrier::Sockets(bus.clone());
     }
     let carried = |(provider, pace): Account| Carried::new(provider, pace, config.breaker.clone());
     let own = &options.providers[channel];
@@ -468,17 +441,6 @@ fn build_carrier(config: &Config, options: &Options, channel: Channel, accounts:
         config.channel.get(channel).providers.iter().filter_map(|name| accounts.get(name).cloned()).map(carried).collect()
     } else {
         own.iter().map(|provider| carried((provider.clone(), Arc::default()))).collect()
-    })
-}
-
-fn build_verifier(config: &Config) -> JwtVerifier {
-    let jwt = &config.auth.jwt;
-    JwtVerifier::new(&JwtSettings {
-        keys: jwt.keys.iter().map(|key| JwtKeySettings { kid: key.kid.clone(), secret: key.secret.clone() }).collect(),
-        leeway: jwt.leeway,
-        user_claim: jwt.user_claim.clone(),
-        audience: jwt.audience.clone(),
-        issuer: jwt.issuer.clone(),
     })
 }
 

@@ -3,9 +3,13 @@
 //! [`emit`] writes the line and moves the metric together. Names are noun, then past verb. Fields are ids, codes and masked addresses;
 //! never an address, a name, a token or a body. The job id is the thread from accept to the last attempt.
 
-use metrics::{counter, histogram};
+mod delivery;
+
+use metrics::counter;
 use tracing::{error, info, warn};
 
+pub use self::delivery::count_failed;
+use self::delivery::emit_delivery;
 use crate::model::{Channel, Code, Delivery, DeliveryId, JobId, Outcome, Status, SuppressionReason, Timestamp};
 
 /// Something that happened.
@@ -31,6 +35,19 @@ pub enum Event<'a> {
         reason: &'a str,
     },
     HangupIgnored,
+    /// SIGHUP: connections from now on get what is in the files.
+    CertificateReloaded,
+    /// SIGHUP: the old one stays in use.
+    CertificateRefused {
+        reason: &'a str,
+    },
+    /// A limit of a listener was hit; how often since the last time.
+    ConnectionsRefused {
+        listener: &'static str,
+        over_limit: u64,
+        over_address_limit: u64,
+        proxy_refused: u64,
+    },
     ChannelCaptures {
         channel: Channel,
     },
@@ -143,6 +160,32 @@ pub enum Event<'a> {
         what: &'static str,
         entries: u64,
     },
+    /// What an operator did; `jti` is the token's id, not the token.
+    TokensRevoked {
+        by: &'a str,
+        revocation: i64,
+        user: Option<&'a str>,
+        jti: Option<&'a str>,
+        sockets: usize,
+    },
+    RevocationTakenBack {
+        by: &'a str,
+        revocation: i64,
+        user: Option<&'a str>,
+        jti: Option<&'a str>,
+    },
+    /// A key set was had for the first time, again after a failure, or with other keys than before.
+    KeysFetched {
+        from: &'a str,
+        kids: &'a str,
+    },
+    /// Told once until it can be had again.
+    KeysNotFetched {
+        from: &'a str,
+        reason: &'a str,
+        /// Keys that are used meanwhile.
+        kept: usize,
+    },
     DeliveryUnreadable {
         id: DeliveryId,
         reason: &'a str,
@@ -186,6 +229,15 @@ pub enum Event<'a> {
         reason: &'a str,
         needs_a_person: bool,
     },
+    /// The other daemons are told again.
+    BusConnected {
+        url: &'a str,
+        sharded: bool,
+    },
+    BusLost {
+        reason: &'a str,
+        needs_a_person: bool,
+    },
     StoreUnwritable {
         error: &'a str,
     },
@@ -210,6 +262,9 @@ pub fn emit(event: &Event<'_>) {
         | Event::DaemonDrained { .. }
         | Event::DaemonStopped { .. }
         | Event::HangupIgnored
+        | Event::CertificateReloaded
+        | Event::CertificateRefused { .. }
+        | Event::ConnectionsRefused { .. }
         | Event::ChannelCaptures { .. }
         | Event::NoTokensAccepted
         | Event::NoUnsubscribeLinks => emit_daemon(event),
@@ -219,7 +274,11 @@ pub fn emit(event: &Event<'_>) {
         | Event::JobRejected { .. }
         | Event::JobCancelled { .. }
         | Event::ContactChanged { .. } => emit_intake(event),
+        Event::TokensRevoked { .. } | Event::RevocationTakenBack { .. } | Event::KeysFetched { .. } | Event::KeysNotFetched { .. } => {
+            emit_auth(event);
+        }
         Event::BrokerConnected { .. } | Event::BrokerLost { .. } => emit_broker(event),
+        Event::BusConnected { .. } | Event::BusLost { .. } => emit_bus(event),
         Event::DeliveryConfirmed { .. }
         | Event::CallbackReceived { .. }
         | Event::CallbacksPassedOver { .. }
@@ -239,6 +298,24 @@ fn emit_daemon(event: &Event<'_>) {
         Event::DaemonDrained { interrupted, given_back } => info!(interrupted, given_back, "daemon drained"),
         Event::DaemonStopped { reason } => warn!(reason, "daemon stopped early"),
         Event::HangupIgnored => info!("SIGHUP ignored: restart to read the configuration and templates again"),
+        Event::CertificateReloaded => {
+            counter!("tarishi_certificate_reloads_total", "result" => "reloaded").increment(1);
+            info!("certificate reloaded: new connections get it");
+        }
+        Event::CertificateRefused { reason } => {
+            counter!("tarishi_certificate_reloads_total", "result" => "refused").increment(1);
+            error!(reason, "certificate refused: the old one stays in use; mend the files, then send SIGHUP again");
+        }
+        Event::ConnectionsRefused { listener, over_limit, over_address_limit, proxy_refused } => {
+            warn!(
+                listener,
+                over_limit,
+                over_address_limit,
+                proxy_refused,
+                "connections refused: over max_connections, over max_connections_per_address (is it a proxy's? then \
+                 public.trusted_proxies should name it), or without a trusted proxy's header"
+            );
+        }
         Event::ChannelCaptures { channel } => {
             warn!(%channel, "channel only captures: its provider is the outbox, nothing reaches anybody; set channel.{channel}.providers");
         }
@@ -278,6 +355,22 @@ fn emit_intake(event: &Event<'_>) {
     }
 }
 
+fn emit_auth(event: &Event<'_>) {
+    match event {
+        Event::TokensRevoked { by, revocation, user, jti, sockets } => {
+            counter!("tarishi_revocations_total").increment(1);
+            info!(by, revocation, user, jti, sockets, "tokens revoked");
+        }
+        Event::RevocationTakenBack { by, revocation, user, jti } => info!(by, revocation, user, jti, "revocation taken back"),
+        Event::KeysFetched { from, kids } => info!(from, kids, "key set fetched"),
+        Event::KeysNotFetched { from, reason, kept } => {
+            counter!("tarishi_jwks_failures_total").increment(1);
+            warn!(from, reason, kept, "key set cannot be had: the keys there are stay, and it is tried again");
+        }
+        _ => {}
+    }
+}
+
 fn emit_broker(event: &Event<'_>) {
     match event {
         Event::BrokerConnected { link, host } => info!(link, host, "broker connected"),
@@ -287,6 +380,21 @@ fn emit_broker(event: &Event<'_>) {
                 error!(link, reason, "broker refuses: trying again, but it will not mend by itself");
             } else {
                 warn!(link, reason, "broker lost: trying again until it is back");
+            }
+        }
+        _ => {}
+    }
+}
+
+fn emit_bus(event: &Event<'_>) {
+    match event {
+        Event::BusConnected { url, sharded } => info!(url, sharded, "bus connected"),
+        Event::BusLost { reason, needs_a_person } => {
+            counter!("tarishi_bus_lost_total").increment(1);
+            if *needs_a_person {
+                error!(reason, "bus refuses: other daemons are told late; trying again, but it will not mend by itself");
+            } else {
+                warn!(reason, "bus lost: other daemons are told late; trying again until it is back");
             }
         }
         _ => {}
@@ -340,82 +448,4 @@ fn emit_store(event: &Event<'_>) {
         }
         _ => {}
     }
-}
-
-fn emit_delivery(event: &Event<'_>) {
-    match event {
-        Event::DeliverySent { delivery, provider, attempt, started_at, finished_at } => {
-            let seconds = finished_at.since(*started_at).as_secs_f64();
-            counter!("tarishi_attempts_total", "channel" => delivery.channel.as_str(), "provider" => *provider, "outcome" => "sent", "code" => "")
-                .increment(1);
-            histogram!("tarishi_attempt_seconds", "channel" => delivery.channel.as_str(), "provider" => *provider).record(seconds);
-            let (job, user, to) = parties(delivery);
-            info!(%job, delivery = %delivery.id, channel = %delivery.channel, user, to, provider, attempt, "delivery sent");
-        }
-        Event::DeliveryRetried { delivery, provider, attempt, outcome, next_at } => {
-            count_failed(delivery, provider, outcome);
-            let (job, user, to) = parties(delivery);
-            let code = outcome.code().map_or("", Code::as_str);
-            let detail = outcome.detail().unwrap_or_default();
-            info!(%job, delivery = %delivery.id, channel = %delivery.channel, user, to, provider, attempt, outcome = outcome.as_str(), code, detail, %next_at, "delivery retried");
-        }
-        Event::DeliveryFailedOver { delivery, provider, next, attempt, outcome } => {
-            count_failed(delivery, provider, outcome);
-            let (job, user, to) = parties(delivery);
-            let code = outcome.code().map_or("", Code::as_str);
-            let detail = outcome.detail().unwrap_or_default();
-            info!(%job, delivery = %delivery.id, channel = %delivery.channel, user, to, provider, attempt, outcome = outcome.as_str(), code, detail, next, "delivery goes to the next provider");
-        }
-        Event::DeliveryEnded { delivery, attempt, status, code, detail } => {
-            let code = code.map_or("", Code::as_str);
-            counter!("tarishi_deliveries_given_up_total", "channel" => delivery.channel.as_str(), "status" => status.as_str(), "code" => code)
-                .increment(1);
-            let (job, user, to) = parties(delivery);
-            warn!(%job, delivery = %delivery.id, channel = %delivery.channel, user, to, attempt, %status, code, detail, "delivery given up");
-        }
-        Event::DeliveryLost { delivery } => {
-            counter!("tarishi_leases_lost_total", "channel" => delivery.channel.as_str()).increment(1);
-            info!(job = %delivery.job.id, delivery = %delivery.id, channel = %delivery.channel, "delivery left alone: cancelled, collapsed or taken by somebody else");
-        }
-        Event::DeliverySuppressed { delivery } => {
-            counter!("tarishi_deliveries_suppressed_total", "channel" => delivery.channel.as_str()).increment(1);
-            let (job, user, to) = parties(delivery);
-            info!(%job, delivery = %delivery.id, channel = %delivery.channel, user, to, "delivery suppressed: the address is on the suppression list");
-        }
-        Event::DeliveryUnreadable { id, reason } => error!(delivery = %id, reason, "delivery does not read back from the store; failed"),
-        Event::OutcomeLate { delivery, attempt, lifted } => {
-            counter!("tarishi_outcomes_late_total", "channel" => delivery.channel.as_str()).increment(1);
-            warn!(job = %delivery.job.id, delivery = %delivery.id, attempt, lifted, "outcome came late; kept on its own attempt");
-        }
-        Event::AttemptsInterrupted { count } => warn!(count, "attempts of an earlier run have no outcome; resolved as unknown"),
-        Event::BreakerOpened { provider, channel, reason, needs_a_person } => {
-            counter!("tarishi_breaker_opened_total", "channel" => channel.as_str(), "provider" => *provider).increment(1);
-            if *needs_a_person {
-                error!(provider, %channel, reason, "provider paused: it refuses our credentials or set-up; see `tarishi check --probe`");
-            } else {
-                warn!(provider, %channel, reason, "breaker opened: the provider is left alone for a while");
-            }
-        }
-        Event::PaceLowered { provider, channel, rate } => {
-            counter!("tarishi_pace_lowered_total", "channel" => channel.as_str(), "provider" => *provider).increment(1);
-            info!(provider, %channel, rate, "pace lowered: the provider asks for fewer a second");
-        }
-        Event::PlatformRefused { provider, channel, reason } => {
-            counter!("tarishi_platform_refused_total", "channel" => channel.as_str(), "provider" => *provider).increment(1);
-            error!(provider, %channel, reason, "a platform refuses the credentials the provider has for it; what is for it waits");
-        }
-        Event::BreakerClosed { provider, channel } => info!(provider, %channel, "breaker closed"),
-        _ => {}
-    }
-}
-
-/// An attempt that was not `sent`.
-pub fn count_failed(delivery: &Delivery, provider: &'static str, outcome: &Outcome) {
-    let code = outcome.code().map_or("", Code::as_str);
-    counter!("tarishi_attempts_total", "channel" => delivery.channel.as_str(), "provider" => provider, "outcome" => outcome.as_str(), "code" => code)
-        .increment(1);
-}
-
-fn parties(delivery: &Delivery) -> (&JobId, &str, String) {
-    (&delivery.job.id, delivery.user_id.as_ref().map_or("", |user| user.as_str()), delivery.address.masked())
 }

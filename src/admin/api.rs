@@ -20,7 +20,7 @@ use crate::{
     },
     lane::ProviderStatus,
     model::{Channel, DeliveryKey, JobId, Problem, Status, TemplateName, Timestamp, UserId},
-    socket::sign_development_token,
+    socket::{BusStatus, sign_development_token},
     store::{Audit, Cancelled, DeliveryFilter, DeliveryView, JobView, PAGE_LIMIT},
 };
 
@@ -45,6 +45,8 @@ pub(super) struct StatusAnswer {
     broker: Option<AmqpStatus>,
     /// Where events go; `null` when they are off.
     events: Option<EventsAnswer>,
+    /// The way to the other daemons; `null` for one alone.
+    bus: Option<BusStatus>,
     lanes: Vec<LaneAnswer>,
 }
 
@@ -98,7 +100,7 @@ pub(super) async fn status(State(state): State<Arc<AdminState>>) -> Json<StatusA
         ready: reasons.is_empty(),
         reasons,
         captures: state.captures.clone(),
-        sockets: state.hub.connections(),
+        sockets: state.bus.hub().connections(),
         accepted: load(&counts.accepted),
         purged: load(&counts.purged),
         commits: state.store.commits(),
@@ -108,6 +110,7 @@ pub(super) async fn status(State(state): State<Arc<AdminState>>) -> Json<StatusA
             pending: state.store.events_pending(),
             dropped: state.store.events_dropped(),
         }),
+        bus: state.bus.status(),
         lanes,
     })
 }

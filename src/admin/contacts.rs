@@ -8,6 +8,7 @@ use axum::{
     extract::{Path, State},
     http::StatusCode,
 };
+use serde::Serialize;
 use serde_json::Value;
 
 use super::{AdminState, Caller};
@@ -15,14 +16,27 @@ use crate::{
     event::{Event, emit},
     intake::problem_details::ProblemDetails,
     model::{Contact, Problem, UserId, decode_all},
+    socket::Seen,
 };
 
 /// Longest name kept, in bytes.
 const NAME_LIMIT: usize = 255;
 
-pub(super) async fn get(State(state): State<Arc<AdminState>>, Path(user): Path<String>) -> Result<Json<Contact>, ProblemDetails> {
+/// A contact, and whether the user is connected.
+#[derive(Serialize)]
+pub(super) struct UserAnswer {
+    #[serde(flatten)]
+    contact: Contact,
+    presence: Seen,
+}
+
+pub(super) async fn get(State(state): State<Arc<AdminState>>, Path(user): Path<String>) -> Result<Json<UserAnswer>, ProblemDetails> {
     let user = user_id(&user)?;
-    state.store.contact(&user).await?.map(Json).ok_or_else(unknown)
+    let contact = state.store.contact(&user).await?;
+    let presence = state.bus.presence(&user).await;
+    // Who is connected is somebody, though nothing else is known.
+    let contact = contact.or_else(|| presence.online.then(Contact::default)).ok_or_else(unknown)?;
+    Ok(Json(UserAnswer { contact, presence }))
 }
 
 /// Sets all of a contact: what is left out is gone.

@@ -7,6 +7,7 @@ mod guard;
 mod health;
 mod outbox;
 mod query;
+mod revocations;
 mod suppressions;
 
 use std::{
@@ -23,7 +24,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     middleware,
     response::Response,
-    routing::get,
+    routing::{delete, get},
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::SecretString;
@@ -39,7 +40,7 @@ use crate::{
     },
     lane::Lane,
     model::{Channel, PerChannel},
-    socket::{Hub, ListenerCounters, SessionCounters},
+    socket::{Authenticator, Bus, ListenerCounters, SessionCounters},
     store::{Store, StoreError},
     template::Templates,
 };
@@ -54,7 +55,8 @@ pub struct AdminState {
     pub amqp: Option<AmqpIntake>,
     /// Where there is a broker that wants events.
     pub feed: Option<Arc<EventFeed>>,
-    pub hub: Hub,
+    pub authenticator: Arc<Authenticator>,
+    pub bus: Bus,
     pub metrics: PrometheusHandle,
     pub sessions: Arc<SessionCounters>,
     /// By the listener's name.
@@ -124,6 +126,7 @@ impl Readiness {
 /// Everything on the admin listener, behind the guard.
 pub fn router(state: Arc<AdminState>, intake: HttpIntake, rules: Guard) -> Router {
     let suppressions = get(suppressions::list).post(suppressions::add).delete(suppressions::remove);
+    let revocations = get(revocations::list).post(revocations::revoke);
     Router::new()
         .route("/v1/status", get(api::status))
         .route("/v1/audit", get(api::audit))
@@ -132,6 +135,8 @@ pub fn router(state: Arc<AdminState>, intake: HttpIntake, rules: Guard) -> Route
         .route("/v1/templates", get(api::templates))
         .route("/v1/users/{id}", get(contacts::get).put(contacts::put).patch(contacts::patch).delete(contacts::delete))
         .route("/v1/suppressions", suppressions.layer(DefaultBodyLimit::max(suppressions::BODY_LIMIT)))
+        .route("/v1/revocations", revocations.layer(DefaultBodyLimit::max(revocations::BODY_LIMIT)))
+        .route("/v1/revocations/{id}", delete(revocations::take_back))
         .route("/v1/outbox", get(outbox::list))
         .route("/v1/outbox/{id}/html", get(outbox::html))
         .route("/v1/dev/token", get(api::development_token))

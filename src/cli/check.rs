@@ -43,7 +43,11 @@ pub fn run(args: &CheckArgs, global: &GlobalArgs) -> Result<(), Failure> {
     let sources = global.sources();
     let loaded = config::load(&sources);
     let (problems, templates) = match &loaded {
-        Ok(config) => (daemon::account_problems(config), Some(config.clone())),
+        Ok(config) => {
+            let mut problems = daemon::load_tls(config).err().map_or_else(Vec::new, |Problems(problems)| problems);
+            problems.extend(daemon::account_problems(config));
+            (problems, Some(config.clone()))
+        }
         Err(problems) => (problems.clone(), templates_alone(&sources)),
     };
     let (template_problems, names) = match templates.as_ref().map(daemon::load_templates) {

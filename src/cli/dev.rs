@@ -19,12 +19,11 @@ use super::{
     output::{self, Paint},
     samples::{self, Sample},
     serve::{self, Stop},
-    server::reachable,
     settings::{self, GlobalArgs},
     token,
 };
 use crate::{
-    config::{self, Config, Sources},
+    config::{self, Config, ListenAddress, Sources, reachable},
     daemon::{Mode, Ready},
     mock::{BoundMock, Mock, MockSettings},
     model::{Timestamp, UserId},
@@ -94,7 +93,8 @@ pub fn run(args: &DevArgs, global: &GlobalArgs) -> Result<(), Failure> {
 
 /// The mock, and the address of the public listener, which it calls back.
 fn bind_mock(beneath: &Config) -> Result<(BoundMock, SocketAddr), Failure> {
-    let public = free_port(beneath.public.listen);
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let public = free_port(beneath.public.listen.iter().find_map(ListenAddress::tcp).unwrap_or(any));
     let webhook_url = format!("http://{}/webhooks/sendgrid", reachable(public));
     let bound = mock::bind(MockSettings { webhooks: true, webhook_url: Some(webhook_url), ..MockSettings::default() })?;
     mock::write_service_account(Path::new(mock::SERVICE_ACCOUNT_FILE), bound.credentials())?;
@@ -123,7 +123,7 @@ async fn watched(config: Config, templates: &Templates, with_samples: bool, mock
     let afterwards = async {
         let Ok(Ready { public, admin }) = is_ready.await else { return };
         let program = std::env::args().next().unwrap_or_else(|| "tarishi".to_owned());
-        let facts = Facts { mock: mock_address, ..Facts::new(&config, samples::to_try(templates), public, admin, program) };
+        let facts = Facts { mock: mock_address, ..Facts::new(&config, samples::to_try(templates), &public, admin, program) };
         let shown = output::print(&banner(&facts, Paint::stdout()));
         if let Err(failure) = shown {
             failure.print();
@@ -205,7 +205,8 @@ fn new_secret() -> std::io::Result<String> {
 
 /// What the banner says.
 struct Facts {
-    public: SocketAddr,
+    /// What the sockets' URLs begin with.
+    sockets: String,
     admin: SocketAddr,
     token: String,
     program: String,
@@ -219,13 +220,14 @@ struct Facts {
 }
 
 impl Facts {
-    fn new(config: &Config, template: Option<Sample>, public: SocketAddr, admin: SocketAddr, program: String) -> Self {
+    fn new(config: &Config, template: Option<Sample>, public: &[ListenAddress], admin: SocketAddr, program: String) -> Self {
         let user: UserId = samples::USER.parse().expect("a user id");
         let key = &config.auth.jwt.keys[0];
-        let token = sign_development_token(&key.secret, key.kid.as_deref(), &user, TOKEN_LIFETIME, Timestamp::now());
+        let secret = key.secret().expect("`key` is one with a secret");
+        let token = sign_development_token(secret, key.kid.as_deref(), &user, TOKEN_LIFETIME, Timestamp::now());
         let default = config::load(&Sources::default()).expect("the defaults are good, which a test holds");
         Self {
-            public: reachable(public),
+            sockets: config.public.socket_base(public),
             admin: reachable(admin),
             token,
             program,
@@ -239,7 +241,7 @@ impl Facts {
 
 /// Where to look, what to paste, how to stop.
 fn banner(facts: &Facts, paint: Paint) -> String {
-    let Facts { public, admin, token, program, .. } = facts;
+    let Facts { sockets, admin, token, program, .. } = facts;
     let key = if facts.has_keys { " -H \"Authorization: Bearer $TARISHI_API_KEY\"" } else { "" };
     let job = r#"{"content":{"title":"Habari","body":"It works."},"to":[{"user_id":"42","email":"asha@example.com"}]}"#;
     let curl = format!("curl -sS http://{admin}/v1/jobs{key} -H 'Content-Type: application/json' -d '{job}'");
@@ -253,7 +255,7 @@ fn banner(facts: &Facts, paint: Paint) -> String {
         String::new(),
         paint.green("tarishi is ready."),
         row("console", &paint.cyan(&format!("http://{admin}/"))),
-        row("socket", &paint.cyan(&format!("ws://{public}/ws/notifications/?token={token}"))),
+        row("socket", &paint.cyan(&format!("{sockets}/ws/notifications/?token={token}"))),
         row("", &paint.dim("for user 42, for 24 hours; another: tarishi token --user ID")),
     ];
     lines.extend(facts.mock.map(|mock| {
@@ -283,7 +285,7 @@ mod tests {
 
     fn facts() -> Facts {
         Facts {
-            public: "127.0.0.1:8000".parse().unwrap(),
+            sockets: "ws://127.0.0.1:8000".to_owned(),
             admin: "127.0.0.1:8001".parse().unwrap(),
             token: "a.b.c".to_owned(),
             program: "./target/release/tarishi".to_owned(),
@@ -351,9 +353,8 @@ Ctrl-C stops it; jobs not finished go on at the next start.
 
     #[test]
     fn the_mock_takes_the_place_of_the_providers_and_calls_back() {
-        let beneath = config::load(&Sources::default()).unwrap();
         let bound = mock::bind(MockSettings::default()).unwrap();
-        let laid = mock_overrides(&bound, beneath.public.listen);
+        let laid = mock_overrides(&bound, "127.0.0.1:8000".parse().unwrap());
         let value = |key: &str| laid.iter().find(|(path, _)| path == key).unwrap_or_else(|| panic!("no {key}")).1.clone();
         for (channel, provider) in [("email", "sendgrid"), ("sms", "twilio"), ("push", "fcm")] {
             assert_eq!(value(&format!("channel.{channel}.providers")), Value::Array(vec![provider.into()]));

@@ -15,7 +15,7 @@ use super::{
     failure::{Exit, Failure},
     recipient,
 };
-use crate::model::{Channel, Job, JobId, Priority, Recipient, Status, TemplateName, Timestamp, Version};
+use crate::model::{Channel, Job, JobId, Priority, Recipient, Status, TemplateName, Timestamp, Topic, Version};
 
 /// Largest input read, in bytes.
 const INPUT_LIMIT: u64 = 1 << 30;
@@ -63,7 +63,7 @@ pub struct JobArgs {
     pub id: Option<JobId>,
     /// Live stream to publish to, instead of --to
     #[arg(long, value_name = "TOPIC", help_heading = "A job from options")]
-    pub topic: Option<String>,
+    pub topic: Option<Topic>,
     /// FCM topic to push to, without /topics/
     #[arg(long, value_name = "TOPIC", help_heading = "A job from options")]
     pub push_topic: Option<String>,

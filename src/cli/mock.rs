@@ -18,9 +18,9 @@ use super::{
     failure::{Exit, Failure},
     output::{self, Paint},
     serve::{self, Stop},
-    server::reachable,
 };
 use crate::{
+    config::reachable,
     mock::{BoundMock, DEFAULT_KEEP, Mock, MockCredentials, MockSettings, Script, Seen},
     model::mask,
 };

@@ -25,6 +25,7 @@ mod probe;
 mod progress;
 mod recipient;
 mod rejected;
+mod revoke;
 mod samples;
 mod schema;
 mod send;
@@ -98,6 +99,8 @@ enum Command {
     Rejected(rejected::RejectedArgs),
     /// Look at who is not written to any more, and change it
     Suppressions(suppressions::SuppressionsArgs),
+    /// Refuse a user's tokens, or one token, from now on, and close their sockets
+    Revoke(revoke::RevokeArgs),
     /// Show what the running daemon is doing
     Status(status::StatusArgs),
     /// Check that nothing accepted is unaccounted for
@@ -149,6 +152,7 @@ impl Cli {
             Command::Events(args) => one_shot(events::run(&args, &global)),
             Command::Rejected(args) => one_shot(rejected::run(&args, &global)),
             Command::Suppressions(args) => one_shot(suppressions::run(&args, &global)),
+            Command::Revoke(args) => one_shot(revoke::run(&args, &global)),
             Command::Status(args) => one_shot(status::run(&args, &global)),
             Command::Audit(args) => one_shot(audit::run(&args, &global)),
             Command::Check(args) => check::run(&args, &global),

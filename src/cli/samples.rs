@@ -9,9 +9,9 @@ use super::{
     client::{Client, Patience},
     failure::Failure,
     output::count,
-    server::{ServerArgs, reachable},
+    server::ServerArgs,
 };
-use crate::template::Templates;
+use crate::{config::reachable, template::Templates};
 
 /// Whom the documentation tells everything.
 pub const USER: &str = "42";

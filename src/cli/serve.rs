@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use clap::Args;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::Notify,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -16,7 +19,6 @@ use crate::{
     channel::Provider,
     config::{Config, Sources},
     daemon::{self, Mode, Options, Ready},
-    event::{Event, emit},
     model::PerChannel,
 };
 
@@ -31,7 +33,7 @@ Examples:
 
 Signals:
   SIGTERM, SIGINT  take nothing more, finish what is under way, stop; again: stop at once
-  SIGHUP           ignored
+  SIGHUP           read the certificate of public.tls again; nothing else
 
 Nothing accepted is lost either way: what was not finished goes on after the next start.
 
@@ -41,11 +43,12 @@ Exit codes: 0 stopped as asked, 1 failed, 3 configuration or templates.";
 #[command(after_help = AFTER_HELP)]
 pub struct RunArgs {}
 
-/// The daemon's two ways to end, as signals ask for them.
+/// What signals ask of the daemon: its two ways to end, and to read again what may change.
 #[derive(Clone, Debug, Default)]
 pub struct Stop {
     pub shutdown: CancellationToken,
     pub now: CancellationToken,
+    pub reload: Arc<Notify>,
 }
 
 pub fn run(global: &GlobalArgs) -> Result<(), Failure> {
@@ -60,11 +63,12 @@ pub fn run_with(providers: PerChannel<Vec<Arc<dyn Provider>>>) -> Result<(), Fai
     let config = settings::load(&Sources { env: std::env::vars().collect(), ..Sources::default() })?;
     log::start(config.log.format, &config.log.level)?;
     let options = Options { mode: Mode::Run, version: VERSION, providers };
-    until_stopped(async |stop: Stop| Ok(daemon::run(config, options, stop.shutdown, stop.now, |_| {}).await?))
+    until_stopped(async |stop: Stop| Ok(Box::pin(daemon::run(config, options, stop.shutdown, stop.now, stop.reload, |_| {})).await?))
 }
 
 pub async fn serve(config: Config, mode: Mode, stop: Stop, on_ready: impl FnOnce(Ready) + Send) -> Result<(), Failure> {
-    daemon::run(config, Options { mode, version: VERSION, providers: PerChannel::default() }, stop.shutdown, stop.now, on_ready).await?;
+    let options = Options { mode, version: VERSION, providers: PerChannel::default() };
+    Box::pin(daemon::run(config, options, stop.shutdown, stop.now, stop.reload, on_ready)).await?;
     Ok(())
 }
 
@@ -104,7 +108,7 @@ impl Signals {
             tokio::select! {
                 _ = self.terminate.recv() => stop.asked(),
                 _ = self.interrupt.recv() => stop.asked(),
-                _ = self.hangup.recv() => emit(&Event::HangupIgnored),
+                _ = self.hangup.recv() => stop.reload.notify_one(),
             }
         }
     }

@@ -1,9 +1,6 @@
 //! Which daemon the commands speak to, and with which key.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::PathBuf,
-};
+use std::path::PathBuf;
 
 use clap::Args;
 use secrecy::SecretString;
@@ -14,7 +11,7 @@ use super::{
     output,
     settings::GlobalArgs,
 };
-use crate::config;
+use crate::config::{self, reachable};
 
 /// Where the daemon may be besides `--server`.
 const SERVER_VARIABLE: &str = "TARISHI_SERVER";
@@ -65,26 +62,4 @@ fn configured_server(global: &GlobalArgs) -> String {
     let url = format!("http://{}", default.admin.listen);
     output::note(&format!("note: the configuration has problems (see `tarishi check`); asking {url}"));
     url
-}
-
-/// An address to connect to for one listened on: all addresses of this machine include its own.
-pub fn reachable(listen: SocketAddr) -> SocketAddr {
-    let ip = match listen.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip => ip,
-    };
-    SocketAddr::new(ip, listen.port())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_for_everyone_is_reached_on_this_machine() {
-        for (listen, expected) in [("0.0.0.0:8001", "127.0.0.1:8001"), ("[::]:8001", "[::1]:8001"), ("10.0.0.7:1", "10.0.0.7:1")] {
-            assert_eq!(reachable(listen.parse().unwrap()).to_string(), expected);
-        }
-    }
 }

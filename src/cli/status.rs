@@ -46,6 +46,7 @@ struct StatusView {
     purged: u64,
     broker: Option<LinkView>,
     events: Option<EventsView>,
+    bus: Option<BusView>,
     lanes: Vec<LaneView>,
 }
 
@@ -76,6 +77,15 @@ struct EventsView {
     link: LinkView,
     pending: u64,
     dropped: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct BusView {
+    url: String,
+    connected: bool,
+    since: Timestamp,
+    reason: Option<String>,
+    waiting: u64,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -109,6 +119,11 @@ fn told(status: &StatusView, now: Timestamp, paint: Paint) -> String {
     lines.extend(status.events.as_ref().map(|events| {
         let dropped = if events.dropped == 0 { String::new() } else { format!(", {} dropped", events.dropped) };
         format!("events: {}, {} pending{dropped}", link(&events.link, now, paint), events.pending)
+    }));
+    lines.extend(status.bus.as_ref().map(|bus| {
+        let host = bus.connected.then(|| bus.url.clone());
+        let view = LinkView { connected: bus.connected, since: bus.since, host, reason: bus.reason.clone() };
+        format!("bus: {}, {} waiting", link(&view, now, paint), bus.waiting)
     }));
     lines.push(format!("{} accepted, {} purged, {} sockets open", status.accepted, status.purged, status.sockets));
     lines.push(String::new());
@@ -184,6 +199,15 @@ mod tests {
             json!({ "broker": up, "events": down }),
             &["broker: connected to rabbit:5672 for 2h", "events: not connected for 1h: connecting: refused, 7 pending, 2 dropped"],
         );
+    }
+
+    #[test]
+    fn the_bus_is_told_where_there_is_one() {
+        let status = serde_json::from_value(json!({ "bus": {
+            "url": "redis://r:6379", "connected": true, "since": "1970-01-01T00:00:00Z", "sharded": true, "reason": null, "waiting": 3
+        }}));
+        let told = told(&status.unwrap(), Timestamp::from_millis(7_200_000), Paint::OFF);
+        assert!(told.contains("\nbus: connected to redis://r:6379 for 2h, 3 waiting\n"), "{told}");
     }
 
     #[test]

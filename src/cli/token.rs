@@ -13,11 +13,10 @@ use super::{
     dev::SECRET_FILE,
     failure::{Exit, Failure},
     output,
-    server::reachable,
     settings::{self, GlobalArgs},
 };
 use crate::{
-    config::{Algorithm, Config, JwtConfig, Sources},
+    config::{Algorithm, Config, JwtConfig, JwtKey, Sources},
     model::{Timestamp, UserId},
     socket::sign_development_token,
 };
@@ -76,17 +75,18 @@ pub fn run(args: &TokenArgs, global: &GlobalArgs) -> Result<(), Failure> {
 }
 
 fn key(jwt: &JwtConfig) -> Result<(Option<String>, SecretString, String), Failure> {
-    let Some(key) = jwt.keys.iter().find(|key| key.algorithm == Algorithm::HS256) else {
+    let signs = |key: &&JwtKey| key.algorithm.only() == Some(Algorithm::HS256);
+    let Some((key, secret)) = jwt.keys.iter().find(signs).and_then(|key| Some((key, key.secret()?))) else {
         return Err(Failure::new(Exit::Configuration, "no configured key signs tokens", "add one with algorithm = \"HS256\""));
     };
     let file = key.secret_file.as_ref().map(|file: &PathBuf| file.display().to_string());
     let place = file.unwrap_or_else(|| "the first of [[auth.jwt.keys]]".to_owned());
-    Ok((key.kid.clone(), key.secret.clone(), place))
+    Ok((key.kid.clone(), secret.clone(), place))
 }
 
 /// Where `token` opens the live notifications socket.
 pub fn socket_url(config: &Config, token: &str) -> String {
-    format!("ws://{}/ws/notifications/?token={token}", reachable(config.public.listen))
+    format!("{}/ws/notifications/?token={token}", config.public.socket_base(&config.public.listen))
 }
 
 /// What of the configuration a development token does not satisfy.

@@ -9,8 +9,6 @@ use crate::model::{Problem, nearest_hint};
 
 /// Sections that a full deployment has and this version does not, with what to do instead.
 const NOT_BUILT_SECTIONS: [(&str, &str); 1] = [("chat", "leave it out")];
-/// The same for members of `auth.jwt.keys`.
-const NOT_BUILT_KEY_MEMBERS: [&str; 2] = ["public_key_file", "jwks_url"];
 
 /// The JSON Schema of a configuration file, made from the types: nothing is required that has a default, and the defaults are told.
 pub fn schema() -> Value {
@@ -84,16 +82,6 @@ pub(super) fn take_not_built(table: &mut Table) -> Vec<Problem> {
         };
         if taken.is_some() {
             problems.push(Problem::new(section, "not built into this version", hint));
-        }
-    }
-    let keys = table.get_mut("auth").and_then(|auth| auth.get_mut("jwt")).and_then(|jwt| jwt.get_mut("keys"));
-    for (index, key) in keys.and_then(toml::Value::as_array_mut).into_iter().flatten().enumerate() {
-        let Some(key) = key.as_table_mut() else { continue };
-        for member in NOT_BUILT_KEY_MEMBERS {
-            if key.remove(member).is_some() {
-                let path = format!("auth.jwt.keys[{index}].{member}");
-                problems.push(Problem::new(path, "not built into this version", "use HS256 with `secret_file`"));
-            }
         }
     }
     problems

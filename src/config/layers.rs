@@ -74,7 +74,8 @@ fn read_value(name: &str, text: &str, node: &Value) -> Result<toml::Value, Probl
     let bare = || toml::Value::String(text.to_owned());
     let parsed = text.trim().parse::<toml::Value>();
     if keys::takes(node, "string") {
-        return Ok(parsed.ok().filter(toml::Value::is_str).unwrap_or_else(bare));
+        let is_taken = |value: &toml::Value| value.is_str() || value.is_array() && keys::takes(node, "array");
+        return Ok(parsed.ok().filter(is_taken).unwrap_or_else(bare));
     }
     // A broken list is not a bare string; quoting it in the complaint could quote a secret.
     for (kind, what, hint) in
@@ -108,6 +109,8 @@ mod tests {
         check("TARISHI__PUBLIC__BASE_URL", "http://x", Ok("'http://x'"));
         check("TARISHI__PUBLIC__BASE_URL", "\"http://x\"", Ok("'http://x'"));
         check("TARISHI__PUBLIC__LISTEN", "[::1]:8000", Ok("'[::1]:8000'"));
+        check("TARISHI__PUBLIC__LISTEN", "['[::1]:8000', 'unix:/x']", Ok("['[::1]:8000', 'unix:/x']"));
+        check("TARISHI__PUBLIC__SOCKET_MODE", "0600", Ok("'0600'"));
         check("TARISHI__STORE__LEASE", "30s", Ok("'30s'"));
         check("TARISHI__STORE__READERS", "4", Ok("4"));
         check("TARISHI__STORE__READERS", "four", Ok("'four'"));

@@ -1,16 +1,29 @@
 //! The rules of the two listeners: who may reach them, and under which names.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    os::unix::ffi::OsStrExt as _,
+};
 
 use reqwest::Url;
 
-use super::{AdminConfig, ApiKey, PublicConfig, check::Found};
+use super::{AdminConfig, ApiKey, ListenAddress, PublicConfig, SocketConfig, check::Found};
 
 /// Hexadecimal digits of a SHA-256.
 const SHA256_DIGITS: usize = 64;
+/// Bytes in the path of a Unix socket (`sun_path` in unix(7), less the zero that ends it).
+const SOCKET_PATH_LIMIT: usize = 107;
 
 impl Found {
     pub(super) fn public(&mut self, public: &PublicConfig) {
+        self.listen(&public.listen);
+        if public.proxy_protocol && public.trusted_proxies.is_empty() {
+            let hint = "list the proxies in `public.trusted_proxies`, such as [\"10.0.0.0/8\"]";
+            self.refuse("public.proxy_protocol", "nobody is trusted to say whom they speak for", hint);
+        }
+        if public.tls.certificate_file.is_some() != public.tls.key_file.is_some() {
+            self.refuse("public.tls", "a certificate and its key go together", "set both `certificate_file` and `key_file`, or neither");
+        }
         self.url("public.base_url", &public.base_url);
         for (index, given) in public.allowed_origins.iter().enumerate() {
             if let Err(hint) = origin(given) {
@@ -20,12 +33,43 @@ impl Found {
         self.duration("public.header_timeout", public.header_timeout);
         self.duration("public.body_timeout", public.body_timeout);
         self.count("public.max_connections", public.max_connections);
+        self.count("public.max_connections_per_address", public.max_connections_per_address);
         self.count("public.max_connections_per_user", public.max_connections_per_user);
         self.size("public.send_queue_limit", public.send_queue_limit);
     }
 
+    pub(super) fn socket(&mut self, socket: &SocketConfig) {
+        self.duration("socket.ping_interval", socket.ping_interval);
+        self.duration("socket.pong_timeout", socket.pong_timeout);
+        self.duration("socket.close_timeout", socket.close_timeout);
+        self.size("socket.message_limit", socket.message_limit);
+        self.count("socket.send_queue_frames", socket.send_queue_frames);
+        self.duration_or_zero("socket.presence_grace", socket.presence_grace);
+    }
+
+    fn listen(&mut self, addresses: &[ListenAddress]) {
+        let path = |index: usize| if addresses.len() == 1 { "public.listen".to_owned() } else { format!("public.listen[{index}]") };
+        if addresses.is_empty() {
+            self.refuse("public.listen", "empty", "write at least one address, such as \"127.0.0.1:8000\"");
+        }
+        for (index, address) in addresses.iter().enumerate() {
+            let collides = addresses[..index].iter().any(|earlier| match (earlier, address) {
+                (ListenAddress::Tcp(one), ListenAddress::Tcp(other)) => overlap(*one, *other),
+                (one, other) => one == other,
+            });
+            if collides {
+                self.refuse(path(index), "covered by an earlier one", "remove one of them; \"[::]:8000\" takes IPv4 as well");
+            }
+            if let ListenAddress::Unix(file) = address
+                && file.as_os_str().as_bytes().len() > SOCKET_PATH_LIMIT
+            {
+                self.refuse(path(index), "too long for a Unix socket", format!("at most {SOCKET_PATH_LIMIT} bytes of path"));
+            }
+        }
+    }
+
     pub(super) fn admin(&mut self, admin: &AdminConfig, public: &PublicConfig) {
-        if overlap(admin.listen, public.listen) {
+        if public.listen.iter().filter_map(ListenAddress::tcp).any(|public| overlap(admin.listen, public)) {
             self.refuse(
                 "admin.listen",
                 "the same address and port as `public.listen`",
@@ -159,5 +203,31 @@ mod tests {
         check("public.listen = '127.0.0.2:8001'", &[]);
         check("public.listen = '127.0.0.1:0'\nadmin.listen = '127.0.0.1:0'", &[]);
         refused("public.listen = 'localhost:8000'", "public.listen: not an IP address and port (hint: write it like");
+        refused("public.listen = ['127.0.0.2:8000', '0.0.0.0:8001']", "admin.listen: the same address and port as `public.listen`");
+    }
+
+    #[test]
+    fn the_public_listener_has_one_address_or_several() {
+        check("public.listen = ['127.0.0.1:8000', '[::1]:8000', 'unix:/run/tarishi/public.sock']", &[]);
+        check("public.listen = 'unix:public.sock'\npublic.socket_mode = '600'", &[]);
+        refused("public.listen = []", "public.listen: empty");
+        refused("public.listen = 8000", "public.listen: invalid type: integer `8000` (hint: expected an address in quotes, or a list");
+        refused("public.listen = ['127.0.0.1:8000', 'localhost:1']", "public.listen[1]: not an IP address and port");
+        refused("public.listen = ['[::]:8000', '127.0.0.1:8000']", "public.listen[1]: covered by an earlier one");
+        refused("public.listen = ['unix:a', 'unix:a']", "public.listen[1]: covered by an earlier one");
+        refused(&format!("public.listen = 'unix:/{}'", "x".repeat(107)), "public.listen: too long for a Unix socket");
+        refused("public.socket_mode = 'rw-rw----'", "public.socket_mode: not the permissions of a file (hint: write it like \"0660\")");
+        refused("public.socket_mode = '1777'", "public.socket_mode: not the permissions of a file");
+        refused("public.socket_mode = '+66'", "public.socket_mode: not the permissions of a file");
+    }
+
+    #[test]
+    fn proxies_are_trusted_by_name() {
+        check("public.trusted_proxies = ['10.0.0.7', 'fd00::/8', 'unix']\npublic.proxy_protocol = true", &[]);
+        refused("public.proxy_protocol = true", "public.proxy_protocol: nobody is trusted");
+        refused("public.trusted_proxies = ['10.0.0.7', 'proxy']", "public.trusted_proxies[1]: not an address, network or `unix`");
+        check("public.client_address_header = 'Forwarded'", &[]);
+        refused("public.client_address_header = 'X-Real-IP'", "public.client_address_header: not a known value: `X-Real-IP`");
+        refused("public.tls.key_file = 'key.pem'", "public.tls: a certificate and its key go together");
     }
 }

@@ -11,7 +11,10 @@ use serde::{Deserialize, Serialize};
 use toml::Table;
 
 mod accounts;
+mod address;
 mod amqp;
+mod auth;
+mod bus;
 mod check;
 mod keys;
 mod layers;
@@ -24,7 +27,10 @@ mod sections;
 mod tests;
 mod units;
 
+pub use address::{ClientAddressHeader, ListenAddress, TrustedProxy, reachable};
 pub use amqp::{AmqpConfig, BrokerUrl, EventsConfig, WhenFull};
+pub use auth::{Algorithm, Algorithms, AuthConfig, JwtConfig, JwtKey, KeySource};
+pub use bus::{BusConfig, BusUrl, RedisServers, RedisUrl};
 pub use keys::schema;
 pub use mailbox::{lettre_address, mailbox};
 pub use provider::{
@@ -33,8 +39,8 @@ pub use provider::{
 };
 pub use secret::Secrets;
 pub use sections::{
-    AdminConfig, Algorithm, ApiKey, AuthConfig, BreakerConfig, BusConfig, ChannelConfig, ChannelsConfig, IntakeConfig, JwtConfig, JwtKey,
-    LogConfig, LogFormat, OnUnknown, PublicConfig, RetryConfig, Scope, ShutdownConfig, StoreConfig, SuppressionsConfig, TemplatesConfig,
+    AdminConfig, ApiKey, BreakerConfig, ChannelConfig, ChannelsConfig, IntakeConfig, LiveConfig, LogConfig, LogFormat, OnUnknown,
+    PublicConfig, RetryConfig, Scope, ShutdownConfig, SocketConfig, StoreConfig, SuppressionsConfig, TemplatesConfig, TlsConfig,
 };
 
 use crate::model::{Problem, decode_all};
@@ -64,6 +70,8 @@ pub struct Sources {
 #[schemars(title = "Tarishi configuration")]
 pub struct Config {
     pub public: PublicConfig,
+    pub socket: SocketConfig,
+    pub live: LiveConfig,
     pub admin: AdminConfig,
     pub store: StoreConfig,
     pub bus: BusConfig,
@@ -112,10 +120,7 @@ pub fn load(sources: &Sources) -> Result<Config, Vec<Problem>> {
         if problems.is_empty() { Ok(config) } else { Err(problems) }
     });
     if let Err(found) = &decoded {
-        // A key whose `jwks_url` was taken out has no secret either; that has been said.
-        let said = |problem: &Problem| not_built.iter().any(|known| known.path.starts_with(&format!("{}.", problem.path)));
-        let news = found.iter().filter(|problem| !said(problem)).cloned();
-        problems.extend(news.map(secret::without_quotes).map(|problem| with_variable(in_words_of_toml(problem), &layers)));
+        problems.extend(found.iter().cloned().map(secret::without_quotes).map(|problem| with_variable(in_words_of_toml(problem), &layers)));
     }
     problems.extend(not_built);
     match decoded {

@@ -11,17 +11,15 @@ use std::{
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serializer;
 
-use super::{AmqpConfig, Config, JwtKey, ProviderConfig, SmtpUrl, Sources};
+use super::{AmqpConfig, BusConfig, BusUrl, Config, ProviderConfig, SmtpUrl, Sources};
 use crate::model::{Channel, Problem};
 
 /// Largest secret read, in bytes; a file beyond it is the wrong file.
 const SECRET_LIMIT: u64 = 64 * 1024;
-/// Shortest HS256 secret, in bytes: as long as the hash (RFC 7518, section 3.2).
-const HS256_SECRET_MINIMUM: usize = 32;
 /// Permission bits that let everyone on the machine at a file.
 const OTHERS: u32 = 0o007;
 /// Where the values of these tables could be secrets, or contain them.
-const SECRET_TABLES: [&str; 4] = ["auth", "admin.api_keys", "amqp", "provider"];
+const SECRET_TABLES: [&str; 5] = ["auth", "admin.api_keys", "amqp", "bus", "provider"];
 
 /// Which secrets are fetched, beside those of `auth.jwt.keys`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,7 +33,8 @@ pub enum Secrets {
 
 /// Fills in every secret, or says what keeps it from being used.
 pub(super) fn resolve(config: &mut Config, sources: &Sources) -> Vec<Problem> {
-    let mut problems = resolve_keys(&mut config.auth.jwt.keys, sources);
+    let keys = config.auth.jwt.keys.iter_mut().enumerate();
+    let mut problems: Vec<Problem> = keys.filter_map(|(index, key)| key.resolve(index, sources).err()).collect();
     if sources.secrets != Secrets::None {
         match broker_password(&config.amqp, sources) {
             Ok(password) => config.amqp.password = password,
@@ -43,9 +42,31 @@ pub(super) fn resolve(config: &mut Config, sources: &Sources) -> Vec<Problem> {
         }
     }
     if sources.secrets == Secrets::All {
+        problems.extend(resolve_bus(&mut config.bus, sources));
         problems.extend(resolve_providers(config, sources));
     }
     problems
+}
+
+/// Those of the bus, where it is one that asks for any.
+fn resolve_bus(bus: &mut BusConfig, sources: &Sources) -> Vec<Problem> {
+    let BusUrl::Redis(url) = &bus.url else { return Vec::new() };
+    let password = Places::new("bus", "password", url.password.as_ref(), &bus.password_file, &bus.password_credential).fetch(sources);
+    let sentinel = Places::new("bus", "sentinel_password", None, &bus.sentinel_password_file, &bus.sentinel_password_credential);
+    let (problems, [password, sentinel_password]) = split([password, sentinel.fetch(sources)]);
+    (bus.password, bus.sentinel_password) = (password, sentinel_password);
+    problems
+}
+
+fn split(fetched: [Result<Option<SecretString>, Problem>; 2]) -> (Vec<Problem>, [Option<SecretString>; 2]) {
+    let mut problems = Vec::new();
+    let secrets = fetched.map(|fetched| {
+        fetched.unwrap_or_else(|problem| {
+            problems.push(problem);
+            None
+        })
+    });
+    (problems, secrets)
 }
 
 /// Those of the providers that carry a channel; the others' may be anything.
@@ -153,18 +174,6 @@ impl<'a> Places<'a> {
     }
 }
 
-fn resolve_keys(keys: &mut [JwtKey], sources: &Sources) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    for (index, key) in keys.iter_mut().enumerate() {
-        let path = format!("auth.jwt.keys[{index}]");
-        match fetch(key, &path, sources).and_then(|(secret, place)| long_enough(secret, place, sources.development)) {
-            Ok(secret) => key.secret = secret,
-            Err(problem) => problems.push(problem),
-        }
-    }
-    problems
-}
-
 /// How a secret is serialized: present, and nothing more.
 #[expect(clippy::ref_option, reason = "serde's `serialize_with` calls it with the field")]
 pub(super) fn masked<S: Serializer>(_: &Option<SecretString>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -180,23 +189,6 @@ pub(super) fn without_quotes(problem: Problem) -> Problem {
     problem
 }
 
-/// The secret, and the key path of the place it came from.
-fn fetch(key: &JwtKey, path: &str, sources: &Sources) -> Result<(SecretString, String), Problem> {
-    match (&key.secret_written, &key.secret_file, &key.secret_credential) {
-        (Some(secret), None, None) => Ok((secret.clone(), format!("{path}.secret"))),
-        (None, Some(file), None) => {
-            let place = format!("{path}.secret_file");
-            Ok((read_private(file, &place)?, place))
-        }
-        (None, None, Some(name)) => {
-            let place = format!("{path}.secret_credential");
-            Ok((read_credential(name, &place, sources)?, place))
-        }
-        (None, None, None) => Err(Problem::new(path, "has no secret", "add one of `secret_file`, `secret_credential` and `secret`")),
-        _ => Err(Problem::new(path, "has more than one secret", "keep one of `secret_file`, `secret_credential` and `secret`")),
-    }
-}
-
 /// `None` when the URL's own is to be used.
 fn broker_password(amqp: &AmqpConfig, sources: &Sources) -> Result<Option<SecretString>, Problem> {
     match (&amqp.password_file, &amqp.password_credential) {
@@ -209,7 +201,7 @@ fn broker_password(amqp: &AmqpConfig, sources: &Sources) -> Result<Option<Secret
     }
 }
 
-fn read_credential(name: &str, place: &str, sources: &Sources) -> Result<SecretString, Problem> {
+pub(super) fn read_credential(name: &str, place: &str, sources: &Sources) -> Result<SecretString, Problem> {
     let file = credential(name, place, sources)?;
     Ok(read(&file, place, "check `LoadCredential=` in the unit and the credential's name")?.0)
 }
@@ -228,7 +220,7 @@ fn credential(name: &str, place: &str, sources: &Sources) -> Result<PathBuf, Pro
     }
 }
 
-fn read_private(file: &Path, place: &str) -> Result<SecretString, Problem> {
+pub(super) fn read_private(file: &Path, place: &str) -> Result<SecretString, Problem> {
     let (secret, mode) = read(file, place, "check that the file exists and this user may read it")?;
     if mode & OTHERS != 0 {
         let problem = format!("everyone on this machine may use {} (mode {:o})", file.display(), mode & 0o777);
@@ -238,7 +230,7 @@ fn read_private(file: &Path, place: &str) -> Result<SecretString, Problem> {
 }
 
 /// The secret in `file`, without the newline editors leave behind, and the file's mode.
-fn read(file: &Path, place: &str, hint: &str) -> Result<(SecretString, u32), Problem> {
+pub(super) fn read(file: &Path, place: &str, hint: &str) -> Result<(SecretString, u32), Problem> {
     let refused = |what: &str| Problem::new(place, format!("{} {what}", file.display()), hint);
     let unreadable = |error: std::io::Error| refused(&format!("cannot be read: {error}"));
     let opened = File::open(file).map_err(unreadable)?;
@@ -252,108 +244,18 @@ fn read(file: &Path, place: &str, hint: &str) -> Result<(SecretString, u32), Pro
     Ok((SecretString::from(secret.strip_suffix('\r').unwrap_or(secret)), mode))
 }
 
-fn long_enough(secret: SecretString, place: String, development: bool) -> Result<SecretString, Problem> {
-    let length = secret.expose_secret().len();
-    if length == 0 {
-        return Err(Problem::new(place, "the secret is empty", "make one with `openssl rand -hex 32`"));
-    }
-    if length < HS256_SECRET_MINIMUM && !development {
-        let problem = format!("the secret has {length} bytes; HS256 needs at least {HS256_SECRET_MINIMUM}");
-        return Err(Problem::new(place, problem, "make one with `openssl rand -hex 32`"));
-    }
-    Ok(secret)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::fs::{self, Permissions};
-
     use super::*;
-    use crate::config::{Algorithm, load, tests::sources};
+    use crate::config::{load, tests::sources};
 
     const GOOD: &str = "0123456789abcdef0123456789abcdef";
-
-    fn key() -> JwtKey {
-        JwtKey {
-            kid: None,
-            algorithm: Algorithm::HS256,
-            secret_written: None,
-            secret_file: None,
-            secret_credential: None,
-            secret: SecretString::default(),
-        }
-    }
-
-    #[track_caller]
-    fn check(key: JwtKey, sources: &Sources, expected: Result<&str, &str>) {
-        let mut keys = [key];
-        let problems = resolve_keys(&mut keys, sources);
-        match expected {
-            Ok(secret) => assert_eq!((keys[0].secret.expose_secret(), problems), (secret, vec![])),
-            Err(part) => {
-                let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
-                assert!(told.len() == 1 && told[0].contains(part), "{told:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn exactly_one_place() {
-        let written = Some(SecretString::from(GOOD));
-        check(JwtKey { secret_written: written.clone(), ..key() }, &sources("", &[]), Ok(GOOD));
-        check(key(), &sources("", &[]), Err("auth.jwt.keys[0]: has no secret"));
-        let two = JwtKey { secret_written: written, secret_credential: Some("jwt".into()), ..key() };
-        check(two, &sources("", &[]), Err("auth.jwt.keys[0]: has more than one secret"));
-    }
-
-    #[test]
-    fn short_secrets_are_for_development() {
-        let short = JwtKey { secret_written: Some(SecretString::from("short")), ..key() };
-        let production = sources("", &[]);
-        check(short.clone(), &production, Err("auth.jwt.keys[0].secret: the secret has 5 bytes; HS256 needs at least 32"));
-        let development = Sources { development: true, ..production };
-        check(short, &development, Ok("short"));
-        let empty = JwtKey { secret_written: Some(SecretString::from("")), ..key() };
-        check(empty, &development, Err("the secret is empty"));
-    }
-
-    #[test]
-    fn files_are_private_and_lose_their_last_newline() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("jwt.secret");
-        let from_file = JwtKey { secret_file: Some(file.clone()), ..key() };
-        check(from_file.clone(), &sources("", &[]), Err("cannot be read"));
-        fs::write(&file, format!("{GOOD}\n")).unwrap();
-        fs::set_permissions(&file, Permissions::from_mode(0o640)).unwrap();
-        check(from_file.clone(), &sources("", &[]), Ok(GOOD));
-        fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
-        check(from_file.clone(), &sources("", &[]), Err("(hint: chmod 600 "));
-        fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
-        fs::write(&file, [0xff_u8; 40]).unwrap();
-        check(from_file.clone(), &sources("", &[]), Err("cannot be read"));
-        fs::write(&file, "x".repeat(70_000)).unwrap();
-        check(from_file, &sources("", &[]), Err("is too large for a secret"));
-    }
-
-    #[test]
-    fn credentials_are_found_in_their_directory() {
-        let folder = tempfile::tempdir().unwrap();
-        let directory = folder.path().to_str().unwrap();
-        let from_credential = JwtKey { secret_credential: Some("jwt".into()), ..key() };
-        check(from_credential.clone(), &sources("", &[]), Err("CREDENTIALS_DIRECTORY is not set"));
-        let with_directory = sources("", &[("CREDENTIALS_DIRECTORY", directory)]);
-        check(from_credential.clone(), &with_directory, Err("(hint: check `LoadCredential=`"));
-        fs::write(folder.path().join("jwt"), GOOD).unwrap();
-        check(from_credential, &with_directory, Ok(GOOD));
-        let outside = JwtKey { secret_credential: Some("../jwt".into()), ..key() };
-        check(outside, &with_directory, Err("not the name of a credential"));
-    }
 
     #[test]
     fn secrets_are_shown_nowhere() {
         let text = format!("[[auth.jwt.keys]]\nalgorithm = \"HS256\"\nsecret = \"{GOOD}\"");
         let config = load(&sources(&text, &[])).unwrap();
-        assert_eq!(config.auth.jwt.keys[0].secret.expose_secret(), GOOD);
+        assert_eq!(config.auth.jwt.keys[0].secret().unwrap().expose_secret(), GOOD);
         let masked = config.to_toml_masked();
         assert!(masked.contains("secret = \"***\""), "{masked}");
         assert!(!masked.contains(GOOD), "{masked}");

@@ -1,23 +1,34 @@
 //! One struct per section. What each key means to an operator, and its default, stands in `config/default.toml`; no field has a default
 //! here except those that may be absent, so that there is one place to look.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
 use schemars::JsonSchema;
-use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
-use super::{secret, units};
-use crate::model::Channel;
+use super::{
+    address::{ClientAddressHeader, ListenAddress, TrustedProxy, file_mode, listen_list},
+    units,
+};
+use crate::model::{Channel, TopicPattern};
 
 /// The listener of the outer trust zone: users with a JWT, providers with a signature.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "a table")]
 pub struct PublicConfig {
-    #[serde(with = "units::listen")]
+    #[serde(with = "listen_list")]
+    #[schemars(with = "listen_list::Written")]
+    pub listen: Vec<ListenAddress>,
+    /// Of the Unix sockets among them.
+    #[serde(with = "file_mode")]
     #[schemars(with = "String")]
-    pub listen: SocketAddr,
+    pub socket_mode: u32,
+    /// Whether every connection begins with the PROXY protocol's header, and must.
+    pub proxy_protocol: bool,
+    #[schemars(with = "Vec<String>")]
+    pub trusted_proxies: Vec<TrustedProxy>,
+    pub client_address_header: ClientAddressHeader,
     /// As browsers and providers see it; without a trailing `/` once loaded.
     pub base_url: String,
     /// Serialized as browsers send them (RFC 6454, section 6.2), so that comparing is enough.
@@ -29,11 +40,64 @@ pub struct PublicConfig {
     #[schemars(with = "String")]
     pub body_timeout: Duration,
     pub max_connections: usize,
+    /// An IPv6 address counts as its /64.
+    pub max_connections_per_address: usize,
     pub max_connections_per_user: usize,
     /// Bytes that may wait for one socket.
     #[serde(with = "units::size")]
     #[schemars(with = "String")]
     pub send_queue_limit: ByteSize,
+    pub tls: TlsConfig,
+}
+
+/// What the public listener proves its name with; both or neither.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub struct TlsConfig {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_file: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
+}
+
+/// Every connection of a user: sockets, whatever they speak, and server-sent events.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub struct SocketConfig {
+    #[serde(with = "units::duration")]
+    #[schemars(with = "String")]
+    pub ping_interval: Duration,
+    #[serde(with = "units::duration")]
+    #[schemars(with = "String")]
+    pub pong_timeout: Duration,
+    #[serde(with = "units::duration")]
+    #[schemars(with = "String")]
+    pub close_timeout: Duration,
+    /// Of one message from a client.
+    #[serde(with = "units::size")]
+    #[schemars(with = "String")]
+    pub message_limit: ByteSize,
+    /// Messages from one connection, in the long run.
+    pub messages_per_second: NonZeroU32,
+    /// Messages from one connection at once.
+    pub messages_burst: NonZeroU32,
+    /// Frames that may wait for one connection.
+    pub send_queue_frames: usize,
+    /// From a user's last connection until others are told that the user is gone.
+    #[serde(with = "units::duration")]
+    #[schemars(with = "String")]
+    pub presence_grace: Duration,
+}
+
+/// The live notifications.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub struct LiveConfig {
+    /// Items told again after a reconnect, at most.
+    pub replay_limit: u32,
+    pub topics_per_connection: usize,
+    /// Topics anybody may follow.
+    pub public_topics: Vec<TopicPattern>,
 }
 
 /// The listener of the inner trust zone: backend services and operators.
@@ -92,6 +156,8 @@ pub struct StoreConfig {
     #[serde(with = "units::duration")]
     #[schemars(with = "String")]
     pub inbox_retention: Duration,
+    /// Items per inbox and topic.
+    pub inbox_limit: u32,
 }
 
 impl StoreConfig {
@@ -100,13 +166,6 @@ impl StoreConfig {
         let path = self.url.strip_prefix("sqlite:").unwrap_or(&self.url);
         PathBuf::from(path.strip_prefix("//").unwrap_or(path))
     }
-}
-
-/// The link between processes.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, expecting = "a table")]
-pub struct BusConfig {
-    pub url: String,
 }
 
 /// The limits of what producers may hand us.
@@ -134,57 +193,6 @@ pub struct IntakeConfig {
     #[serde(with = "units::size")]
     #[schemars(with = "String")]
     pub in_flight_limit: ByteSize,
-}
-
-/// Who users are.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, expecting = "a table")]
-pub struct AuthConfig {
-    pub jwt: JwtConfig,
-}
-
-/// Which tokens are good.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, expecting = "a table")]
-pub struct JwtConfig {
-    #[serde(with = "units::duration")]
-    #[schemars(with = "String")]
-    pub leeway: Duration,
-    /// Claim that carries the user id.
-    pub user_claim: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub audience: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub issuer: Option<String>,
-    #[serde(default)]
-    pub keys: Vec<JwtKey>,
-}
-
-/// A key that tokens are signed with. Exactly one of the three places for its secret is given; `secret` is what it holds.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, expecting = "a table")]
-pub struct JwtKey {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kid: Option<String>,
-    pub algorithm: Algorithm,
-    /// The secret as written in the configuration.
-    #[serde(default, rename = "secret", serialize_with = "secret::masked", skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
-    pub secret_written: Option<SecretString>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub secret_file: Option<PathBuf>,
-    /// Name of a file in systemd's `$CREDENTIALS_DIRECTORY`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub secret_credential: Option<String>,
-    /// The secret, wherever it came from; filled in by [`super::load`].
-    #[serde(skip)]
-    pub secret: SecretString,
-}
-
-/// Signature algorithms, named as in RFC 7518.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum Algorithm {
-    HS256,
 }
 
 /// One section per channel.

@@ -74,14 +74,14 @@ fn everything_wrong_is_told_at_once() {
             algorithm = "HS256"
             public_key_file = "x"
             [[auth.jwt.keys]]
-            algorithm = "RS256"
+            algorithm = "RS257"
             [intake]
             job_limit = "4 MB!"
         "#,
         &[("TARISHI__STORE__ULR", "sqlite:y"), ("TARISHI__LOG__FORMAT", "xml"), ("TARISHI_CONFIG", "not ours to judge"), ("HOME", "/")],
         &[
             "TARISHI__STORE__ULR: unknown key `ULR` (hint: did you mean `URL`?)",
-            "auth.jwt.keys[1].algorithm: not a known value: `RS256` (hint: did you mean `HS256`?)",
+            "auth.jwt.keys[1].algorithm: not a known value: `RS257` (hint: did you mean `RS256`?)",
             "chanel: unknown member `chanel` (hint: did you mean `channel`?)",
             "channel.email.on_unknown: not a known value: `retry` (hint: known here: resend, fail)",
             "channel.email.retry.steps[1]: not a duration (hint: write it with its unit, such as \"30s\", \"2m\" or \"1h 30m\")",
@@ -91,7 +91,6 @@ fn everything_wrong_is_told_at_once() {
             "store.readers: invalid type: string \"two\" (hint: write a whole number, without quotes)",
             "store.ulr: unknown member `ulr` (hint: did you mean `url`?)",
             "chat: not built into this version (hint: leave it out)",
-            "auth.jwt.keys[0].public_key_file: not built into this version (hint: use HS256 with `secret_file`)",
         ],
     );
 }
@@ -107,7 +106,8 @@ fn rules_across_fields_are_told_at_once_too() {
              on 127.0.0.1)",
             "channel.email.concurrency: out of bounds, set by TARISHI__CHANNEL__EMAIL (hint: between 1 and 10000000)",
             "channel.sms.providers[0]: `sockets` does not carry sms (hint: one of twilio, outbox; outbox captures instead of sending)",
-            "auth.jwt.keys[0].jwks_url: not built into this version (hint: use HS256 with `secret_file`)",
+            "auth.jwt.keys[0].jwks_url: HS256 is checked with a secret (hint: use `secret_file`, or the algorithm of the key: RS256, ES256 or \
+             EdDSA)",
         ],
     );
 }

@@ -1,14 +1,18 @@
 //! What the daemon does beside its work: purging, folding metrics, marking what sockets took, feeding the watchdog.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
 
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     event::{Event, emit},
-    model::DeliveryKey,
+    model::{DeliveryKey, Timestamp},
+    socket::{Authenticator, Bus, Control, Ending, Identity, ListenerCounters, Tls},
     store::{Purged, Store},
 };
 
@@ -16,11 +20,13 @@ use crate::{
 const DELIVERED_BATCH: usize = 1000;
 /// How often old rows are looked for.
 const PURGE_INTERVAL: Duration = Duration::from_hours(1);
+/// How often it is said, at most, that a listener turns connections away.
+const REFUSALS_INTERVAL: Duration = Duration::from_secs(10);
 /// How often the metrics' recorder folds its samples.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Removes rows past their retention, a step at a time.
-pub(super) async fn purge(store: Store, stop: CancellationToken) {
+pub(super) async fn purge(store: Store, authenticator: Arc<Authenticator>, stop: CancellationToken) {
     loop {
         let mut total = Purged::default();
         while !stop.is_cancelled() {
@@ -33,6 +39,7 @@ pub(super) async fn purge(store: Store, stop: CancellationToken) {
                 }
             }
         }
+        authenticator.revocations().forget_old(Timestamp::now());
         if !total.is_empty() {
             emit(&Event::StorePurged { jobs: total.jobs, deliveries: total.deliveries, inbox_items: total.inbox_items });
         }
@@ -67,6 +74,47 @@ pub(super) async fn keep_house(metrics: PrometheusHandle, store: Store, stop: Ca
     }
 }
 
+/// Reads again what is read again without a restart, each time somebody asks.
+pub(super) async fn reload(asked: Arc<Notify>, tls: Option<Arc<Tls>>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = asked.notified() => {}
+            () = stop.cancelled() => return,
+        }
+        let Some(tls) = tls.clone() else {
+            emit(&Event::HangupIgnored);
+            continue;
+        };
+        match tokio::task::spawn_blocking(move || tls.reload()).await {
+            Ok(Ok(())) => emit(&Event::CertificateReloaded),
+            Ok(Err(problem)) => emit(&Event::CertificateRefused { reason: &problem.to_string() }),
+            Err(failed) => emit(&Event::CertificateRefused { reason: &failed.to_string() }),
+        }
+    }
+}
+
+/// Says when a listener turns somebody away: at once, and then not every time, which would be a flood of its own.
+pub(super) async fn tell_of_refusals(listener: &'static str, counters: Arc<ListenerCounters>, stop: CancellationToken) {
+    let mut told = [0; 3];
+    loop {
+        tokio::select! {
+            () = counters.refused() => {}
+            () = stop.cancelled() => return,
+        }
+        let now = [&counters.over_limit, &counters.over_address_limit, &counters.proxy_refused].map(|count| count.load(Ordering::Relaxed));
+        if now == told {
+            continue;
+        }
+        let [over_limit, over_address_limit, proxy_refused] = std::array::from_fn(|index| now[index] - told[index]);
+        emit(&Event::ConnectionsRefused { listener, over_limit, over_address_limit, proxy_refused });
+        told = now;
+        tokio::select! {
+            () = tokio::time::sleep(REFUSALS_INTERVAL) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
 /// Marks live deliveries that sockets have taken, in bulk.
 pub(super) async fn mark_delivered(store: Store, mut delivered: mpsc::Receiver<DeliveryKey>, stop: CancellationToken) {
     let mut keys = Vec::new();
@@ -84,6 +132,33 @@ pub(super) async fn mark_delivered(store: Store, mut delivered: mpsc::Receiver<D
         if let Err(error) = store.mark_delivered(std::mem::take(&mut keys)).await {
             emit(&Event::StoreFailed { doing: "marking live deliveries; they stay `sent` until seen", error: &error.to_string() });
         }
+    }
+}
+
+/// Does what other daemons have done for all: refuses tokens that were revoked there, and closes what they have opened here.
+pub(super) async fn heed_controls(bus: Bus, authenticator: Arc<Authenticator>, store: Store, stop: CancellationToken) {
+    let mut controls = bus.controls();
+    loop {
+        let control = tokio::select! {
+            control = controls.next() => control,
+            () = stop.cancelled() => return,
+        };
+        let revocations = match control {
+            None => return,
+            Some(Control::Revoked(revocation)) => vec![revocation],
+            Some(Control::Missed) => match store.revocations_in_force().await {
+                Ok(revocations) => revocations,
+                Err(error) => {
+                    emit(&Event::StoreFailed { doing: "reading the revocations; known ones stay in force", error: &error.to_string() });
+                    continue;
+                }
+            },
+        };
+        for revocation in &revocations {
+            authenticator.revocations().add(revocation.clone());
+        }
+        let is_meant = |identity: &Identity| revocations.iter().any(|revocation| identity.is_covered_by(revocation));
+        bus.hub().close_where(is_meant, Ending::Revoked);
     }
 }
 

@@ -203,10 +203,10 @@ fn check_what(job: &Job, root: &str, problems: &mut Vec<Problem>) {
 }
 
 fn check_to_whom(job: &Job, root: &str, problems: &mut Vec<Problem>) {
+    let to_push = job.push_topic.is_some() || job.push_condition.is_some();
     if job.topic.is_some() {
-        let hint = "name the users in `to`";
-        problems.push(Problem::new(format!("{root}.topic"), "live topics are not built into this version", hint));
-    } else if job.to.is_empty() && job.push_topic.is_none() && job.push_condition.is_none() {
+        check_topic(job, to_push, root, problems);
+    } else if job.to.is_empty() && !to_push {
         problems.push(Problem::new(format!("{root}.to"), "nobody to tell", "add at least one recipient, such as {\"user_id\": \"42\"}"));
     }
     let push_asked = job.channels.is_empty() || job.channels.contains(&Channel::Push);
@@ -224,6 +224,22 @@ fn check_to_whom(job: &Job, root: &str, problems: &mut Vec<Problem>) {
     if job.push_condition.as_ref().is_some_and(|condition| condition.is_empty() || condition.len() > PUSH_CONDITION_LIMIT) {
         let hint = "write it like 'flats' in topics && 'dar' in topics";
         problems.push(Problem::new(format!("{root}.push_condition"), "empty or too long", hint));
+    }
+}
+
+/// A topic stands instead of `to`, and is on `live` alone.
+fn check_topic(job: &Job, to_push: bool, root: &str, problems: &mut Vec<Problem>) {
+    if !job.to.is_empty() {
+        let hint = "send the topic as a job of its own";
+        problems.push(Problem::new(format!("{root}.topic"), "both `topic` and `to`", hint));
+    }
+    if !job.channels.is_empty() && !job.channels.contains(&Channel::Live) {
+        problems.push(Problem::new(format!("{root}.topic"), "`channels` has no live", "add \"live\" to `channels`"));
+    }
+    let reaches = |channel: &Channel| *channel == Channel::Live || (*channel == Channel::Push && to_push);
+    if let Some(place) = job.channels.iter().position(|channel| !reaches(channel)) {
+        let hint = "a live topic reaches sockets; name the users in `to` for the other channels";
+        problems.push(Problem::new(format!("{root}.channels[{place}]"), "not a topic's channel", hint));
     }
 }
 
@@ -331,10 +347,12 @@ mod tests {
             ],
         );
         check(
-            r#"{"template":"generic","content":{"title":"","body":" "},"topic":"city.dar"}"#,
+            r#"{"template":"generic","content":{"title":"","body":" "},"topic":"city.dar","to":[{"user_id":1}],"channels":["email"]}"#,
             &[
                 "$.content: both `template` and `content` (hint: leave out one of them)",
-                "$.topic: live topics are not built into this version (hint: name the users in `to`)",
+                "$.topic: both `topic` and `to` (hint: send the topic as a job of its own)",
+                "$.topic: `channels` has no live (hint: add \"live\" to `channels`)",
+                "$.channels[0]: not a topic's channel (hint: a live topic reaches sockets; name the users in `to` for the other channels)",
             ],
         );
         check(

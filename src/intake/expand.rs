@@ -3,7 +3,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use crate::model::{Address, Channel, ChannelSet, Locale, Recipient, Skipped, SkippedReason, TimeZone, UserId};
+use crate::model::{Address, Channel, ChannelSet, Locale, Recipient, Skipped, SkippedReason, TimeZone, Topic, UserId};
 
 /// What is expanded: recipients already completed from contacts.
 #[derive(Clone, Copy, Debug)]
@@ -13,6 +13,7 @@ pub struct Expand<'a> {
     pub channels: &'a [Channel],
     /// What the template has parts for.
     pub available: ChannelSet,
+    pub topic: Option<&'a Topic>,
     pub push_topic: Option<&'a str>,
     pub push_condition: Option<&'a str>,
 }
@@ -42,6 +43,15 @@ pub fn expand(job: Expand<'_>) -> Expanded {
     for target in push_targets(job) {
         let planned = Planned { channel: Channel::Push, user_id: None, address: target, locale: None, timezone: None };
         expanded.deliveries.push(planned);
+    }
+    if let Some(topic) = job.topic {
+        if job.available.contains(Channel::Live) {
+            let address = Address::Topic(topic.clone());
+            let planned = Planned { channel: Channel::Live, user_id: None, address, locale: None, timezone: None };
+            expanded.deliveries.push(planned);
+        } else {
+            expanded.skipped.push(Skipped { user_id: None, channel: Channel::Live, reason: SkippedReason::NoTemplatePart });
+        }
     }
     for recipient in job.recipients {
         for &channel in &channels {
@@ -123,7 +133,7 @@ mod tests {
     }
 
     fn job<'a>(recipients: &'a [Recipient], channels: &'a [Channel]) -> Expand<'a> {
-        Expand { recipients, channels, available: all(), push_topic: None, push_condition: None }
+        Expand { recipients, channels, available: all(), topic: None, push_topic: None, push_condition: None }
     }
 
     #[track_caller]
@@ -161,6 +171,9 @@ mod tests {
         let default_channels = Expand { available: [Email, Live].into_iter().collect(), ..job(std::slice::from_ref(&asha), &[]) };
         check(default_channels, &["42 email asha@example.com", "42 live "], &[]);
         check(Expand { push_topic: Some("city.dar"), ..job(&[], &[Push]) }, &["- push topic city.dar"], &[]);
+        let everyone = Topic::everyone();
+        check(Expand { topic: Some(&everyone), ..job(&[], &[]) }, &["- live *"], &[]);
+        check(Expand { topic: Some(&everyone), available: [Sms].into_iter().collect(), ..job(&[], &[]) }, &[], &["- live NoTemplatePart"]);
     }
 
     proptest! {

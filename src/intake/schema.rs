@@ -16,7 +16,6 @@ pub fn job_schema() -> Value {
     schema["title"] = "Tarishi job".into();
     for (place, more) in [
         ("", across_members()),
-        ("/properties/topic", json!({ "type": "null", "description": "Live topics are not built into this version." })),
         ("/properties/push_condition", json!({ "minLength": 1, "maxLength": 1024 })),
         ("/properties/collapse_key", json!({ "pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$" })),
         ("/properties/metadata", json!({ "maxProperties": 50, "propertyNames": { "maxLength": 500 } })),
@@ -36,13 +35,27 @@ pub fn job_schema() -> Value {
 /// counts as absent.
 fn across_members() -> Value {
     let given = |name: &str, kind: &str| json!({ "required": [name], "properties": { name: { "type": kind } } });
+    let topic = given("topic", "string");
     let push_topic = given("push_topic", "string");
     let push_condition = given("push_condition", "string");
+    let to_push = json!({ "anyOf": [push_topic, push_condition] });
+    let channels_with = |channel: &str| json!({ "anyOf": [{ "maxItems": 0 }, { "contains": { "const": channel } }] });
+    let channels_of = |channels: &[&str]| json!({ "items": { "enum": channels } });
     json!({
         "oneOf": [given("template", "string"), given("content", "object")],
-        "anyOf": [{ "required": ["to"], "properties": { "to": { "minItems": 1 } } }, push_topic, push_condition],
-        "if": { "anyOf": [push_topic, push_condition] },
-        "then": { "properties": { "channels": { "anyOf": [{ "maxItems": 0 }, { "contains": { "const": "push" } }] } } },
+        "anyOf": [{ "required": ["to"], "properties": { "to": { "minItems": 1 } } }, topic, push_topic, push_condition],
+        "allOf": [
+            { "if": to_push, "then": { "properties": { "channels": channels_with("push") } } },
+            {
+                "if": topic,
+                "then": {
+                    "properties": { "to": { "maxItems": 0 }, "channels": channels_with("live") },
+                    "if": to_push,
+                    "then": { "properties": { "channels": channels_of(&["live", "push"]) } },
+                    "else": { "properties": { "channels": channels_of(&["live"]) } },
+                },
+            },
+        ],
     })
 }
 
@@ -94,7 +107,7 @@ mod tests {
         let schema = job_schema();
         assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
         assert_eq!(schema["title"], "Tarishi job");
-        for place in ["/properties/topic", "/properties/metadata/additionalProperties", "/$defs/JobId", "/$defs/Content/properties/url"] {
+        for place in ["/properties/metadata/additionalProperties", "/$defs/JobId", "/$defs/Content/properties/url"] {
             assert!(schema.pointer(place).is_some_and(Value::is_object), "{place} is gone");
         }
         jsonschema::meta::validate(&schema).unwrap();
@@ -121,6 +134,11 @@ mod tests {
             true,
         );
         check(&json!({ "content": { "title": "T", "body": "B" }, "push_topic": "city.dar" }), true);
+        for topic in ["city.dar", "*"] {
+            check(&json!({ "template": "generic", "topic": topic }), true);
+            check(&json!({ "template": "generic", "topic": topic, "to": [], "channels": ["live"] }), true);
+        }
+        check(&json!({ "template": "generic", "topic": "a", "channels": ["live", "push"], "push_topic": "a" }), true);
         check(&json!({ "content": { "title": "T", "body": "B" }, "push_condition": "'a' in topics", "channels": ["push"] }), true);
         check(
             &content(
@@ -154,6 +172,10 @@ mod tests {
             job(&json!({ "template": "../generic" })),
             job(&json!({ "template": "_layouts" })),
             job(&json!({ "topic": "city.dar" })),
+            json!({ "template": "generic", "topic": "city dar" }),
+            json!({ "template": "generic", "topic": "city.dar", "channels": ["email"] }),
+            json!({ "template": "generic", "topic": "city.dar", "channels": ["live", "push"] }),
+            json!({ "template": "generic", "topic": "city.dar", "channels": ["push"], "push_topic": "a" }),
             job(&json!({ "push_topic": "/topics/x" })),
             job(&json!({ "push_topic": "x", "channels": ["email"] })),
             job(&json!({ "push_condition": "" })),

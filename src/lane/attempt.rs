@@ -6,13 +6,10 @@ use futures_util::FutureExt as _;
 
 use super::{Carrier, Lane, STORE_RETRY, Slot, carried::Permitted};
 use crate::{
-    channel::live,
     event::{self, Event, emit},
-    model::{
-        Body, Channel, Code, Delivery, InboxItem, Message, Notification, Outcome, PermanentKind, Status, Timestamp, UserId, Verdict, cut,
-    },
+    model::{Body, Channel, Code, Delivery, Message, Outcome, PermanentKind, Status, Timestamp, Verdict, cut},
     retry::{self, Attempted},
-    store::{Begin, Gate, Interrupted, LiveItem, LiveStored, Record, Recorded, StoreError},
+    store::{Begin, Gate, Interrupted, Record, Recorded, StoreError},
     template::RenderError,
 };
 
@@ -43,13 +40,9 @@ impl Lane {
     pub(super) fn begin(self: Arc<Self>, batch: Vec<Ready>) {
         let lane = self.clone();
         self.tracker.spawn(async move {
-            if let Carrier::Sockets(_) = lane.carrier {
-                for ready in batch {
-                    let live = lane.clone();
-                    lane.tracker.spawn(async move { live.send_live(ready).await });
-                }
-            } else {
-                lane.open_gates(batch).await;
+            match lane.carrier {
+                Carrier::Sockets(_) => lane.send_live(batch).await,
+                Carrier::Providers(_) => lane.open_gates(batch).await,
             }
         });
     }
@@ -180,7 +173,7 @@ impl Lane {
     }
 
     /// Asks until the store can be written; `None` when the lane stops first: nothing is recorded, and the leases are given back.
-    async fn gates(&self, batch: &[Ready]) -> Option<Vec<Gate>> {
+    pub(super) async fn gates(&self, batch: &[Ready]) -> Option<Vec<Gate>> {
         loop {
             let begins = batch.iter().map(|ready| self.begin_of(&ready.delivery, ready.permitted.provider)).collect();
             match self.store.begin(begins, self.lease(Timestamp::now())).await {
@@ -193,7 +186,7 @@ impl Lane {
         }
     }
 
-    fn begin_of(&self, delivery: &Delivery, provider: usize) -> Begin {
+    pub(super) fn begin_of(&self, delivery: &Delivery, provider: usize) -> Begin {
         Begin {
             key: delivery.key,
             channel: self.channel,
@@ -217,7 +210,7 @@ impl Lane {
         Ok(message(delivery, body))
     }
 
-    fn not_opened(&self, delivery: &Delivery, gate: Gate) {
+    pub(super) fn not_opened(&self, delivery: &Delivery, gate: Gate) {
         let (status, code) = match gate {
             Gate::Expired => (Status::Expired, Code::EXPIRED),
             Gate::Suppressed => (Status::Suppressed, Code::SUPPRESSED),
@@ -330,7 +323,7 @@ impl Lane {
         }
     }
 
-    fn count_ended(&self) {
+    pub(super) fn count_ended(&self) {
         self.ended.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     }
 
@@ -342,71 +335,15 @@ impl Lane {
         }
     }
 
-    /// A live delivery: attempt, inbox row and `sent` in one commit, then the frame to the hub.
-    async fn send_live(self: Arc<Self>, ready: Ready) {
-        let delivery = &ready.delivery;
-        let notification = match self.templates.render(delivery) {
-            Ok(Body::Live(notification)) => notification,
-            Ok(_) => return,
-            Err(error) => return self.fail_live(ready, &error).await,
-        };
-        let Some(user_id) = delivery.user_id.clone() else { return };
-        let item = LiveItem {
-            begin: self.begin_of(delivery, ready.permitted.provider),
-            user_id,
-            notification: serde_json::to_string(&notification).unwrap_or_default().into(),
-            collapse_key: delivery.job.collapse_key.clone(),
-        };
-        loop {
-            match self.store.send_live(item.clone(), self.lease(Timestamp::now())).await {
-                Ok(Ok(stored)) => return self.publish(&ready, item.user_id, stored, notification),
-                Ok(Err(gate)) => return self.not_opened(delivery, gate),
-                Err(error) => emit(&Event::StoreFailed { doing: "writing to an inbox; trying again", error: &error.to_string() }),
-            }
-            if self.paused_by_store().await {
-                return;
-            }
-        }
-    }
-
-    fn publish(&self, ready: &Ready, user_id: UserId, stored: LiveStored, notification: Notification) {
-        self.count_ended();
-        let Carrier::Sockets(hub) = &self.carrier else { return };
-        let item = InboxItem {
-            id: stored.id,
-            user_id,
-            seq: stored.seq,
-            epoch: self.store.epoch().to_string(),
-            created_at: stored.created_at,
-            is_read: false,
-            notification,
-            delivery: ready.delivery.key,
-        };
-        live::publish(hub, &item);
-        let (delivery, attempt) = (&ready.delivery, ready.delivery.attempts + 1);
+    /// Records an attempt that came to nothing before anybody was called.
+    pub(super) async fn conclude_unsent(&self, ready: Ready, started_at: Timestamp, outcome: Outcome) {
+        let number = ready.delivery.attempts + 1;
         let provider = self.provider_name(ready.permitted.provider);
-        emit(&Event::DeliverySent { delivery, provider, attempt, started_at: stored.created_at, finished_at: Timestamp::now() });
-    }
-
-    /// A live delivery that cannot be rendered is an attempt that failed, like on any other channel.
-    async fn fail_live(&self, ready: Ready, error: &RenderError) {
-        let batch = [ready];
-        let gates = self.gates(&batch).await;
-        let [ready] = batch;
-        match gates.as_deref() {
-            Some([Gate::Open { started_at }]) => {
-                let number = ready.delivery.attempts + 1;
-                let provider = self.provider_name(ready.permitted.provider);
-                let ended = Ended { delivery: &ready.delivery, number, provider, started_at: *started_at, outcome: unrendered(error) };
-                self.conclude(ended, Some(ready.slot)).await;
-            }
-            Some([gate]) => self.not_opened(&ready.delivery, *gate),
-            _ => {}
-        }
+        self.conclude(Ended { delivery: &ready.delivery, number, provider, started_at, outcome }, Some(ready.slot)).await;
     }
 }
 
-fn unrendered(error: &RenderError) -> Outcome {
+pub(super) fn unrendered(error: &RenderError) -> Outcome {
     Outcome::Permanent { kind: PermanentKind::Payload, code: error.code(), detail: error.to_string() }
 }
 

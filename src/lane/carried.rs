@@ -15,7 +15,7 @@ use crate::{
     config::BreakerConfig,
     event::{Event, emit},
     model::{Channel, Code, Outcome, Timestamp},
-    socket::Hub,
+    socket::Bus,
 };
 
 /// The name live deliveries carry as their provider.
@@ -25,8 +25,8 @@ const SOCKETS: &str = "sockets";
 pub enum Carrier {
     /// In order of preference.
     Providers(Vec<Carried>),
-    /// The inbox, then the sockets of this process.
-    Sockets(Hub),
+    /// The inbox, then the sockets of whoever follows the stream.
+    Sockets(Bus),
 }
 
 /// A provider, its breaker on this channel, and the pace of its account.

@@ -5,6 +5,7 @@
 mod attempt;
 mod breaker;
 mod carried;
+mod live;
 mod pace;
 mod queue;
 mod reservation;
@@ -67,6 +68,8 @@ pub struct Lane {
     stop: CancellationToken,
     /// Calls still open end as unknown.
     abort: CancellationToken,
+    /// Of the live lane.
+    turns: live::Turns,
 }
 
 struct State {
@@ -121,6 +124,7 @@ impl Lane {
             tracker: TaskTracker::new(),
             stop: CancellationToken::new(),
             abort: CancellationToken::new(),
+            turns: live::Turns::default(),
         })
     }
 

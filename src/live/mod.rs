@@ -1,41 +1,138 @@
-//! What the live notifications socket says, and where it is found.
+//! The live notifications: what sockets and server-sent events say, and the inbox and topics over HTTP.
 //!
-//! Frames only: who is let in, queues and closing are `socket`'s, and a notification is in the inbox before it comes here.
+//! A notification is in its stream before it comes here; who is let in, queues and closing are `socket`'s.
 
-mod notifications;
+mod command;
+mod frames;
+mod inbox;
+mod legacy;
+mod position;
+mod protocol;
 pub mod push_tokens;
+mod respond;
+pub mod tickets;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
     extract::{Request, State},
+    http::{HeaderMap, StatusCode, Uri},
+    middleware,
     response::Response,
-    routing::any,
+    routing::{any, get},
 };
 
-use crate::{model::Timestamp, socket::Gate};
+pub use self::position::Position;
+use self::protocol::Notifications;
+use crate::{
+    channel::live::unread_frame,
+    model::{Stream, Timestamp, Topic, TopicPattern, UserId},
+    socket::{Admission, Authenticator, Bus, Gate, Identity, query_value, query_values, require_user},
+    store::{Changed, Chosen, ItemChange, Store, StoreError},
+};
 
+/// How the notifications protocol behaves.
 #[derive(Clone, Debug)]
-pub struct LiveState {
-    pub gate: Arc<Gate>,
+pub struct LiveSettings {
+    pub ping_interval: Duration,
+    /// Items told again after a reconnect, at most; beyond it the client is told to load the list.
+    pub replay_limit: u32,
+    /// Topics anybody may follow.
+    pub public_topics: Vec<TopicPattern>,
 }
 
-/// `/ws/notifications`, with and without the trailing slash.
-pub fn router(state: LiveState) -> Router {
-    Router::new().route("/ws/notifications", any(connect)).route("/ws/notifications/", any(connect)).with_state(state)
+/// What every connection of this kind shares.
+#[derive(Debug)]
+pub struct Live {
+    pub store: Store,
+    pub bus: Bus,
+    pub gate: Gate,
+    pub authenticator: Arc<Authenticator>,
+    pub settings: LiveSettings,
 }
 
-async fn connect(State(state): State<LiveState>, request: Request) -> Response {
-    let (mut parts, _body) = request.into_parts();
-    match state.gate.admit(&mut parts, Timestamp::now()) {
-        Ok(admission) => {
-            let ping_interval = state.gate.session_settings().ping_interval;
-            let hello = admission.v1.then(|| notifications::hello_frame(&admission.identity.user_id, ping_interval));
-            admission.start(hello, notifications::answer)
+impl Live {
+    /// Whether `identity` may follow `topic`.
+    fn may_follow(&self, identity: &Identity, topic: &Topic) -> bool {
+        *topic == Topic::everyone()
+            || self.settings.public_topics.iter().any(|public| public.allows(topic))
+            || identity.permits_topic(topic.as_str())
+    }
+
+    /// Changes items of a user, and tells all of the user's devices.
+    async fn change(&self, identity: &Identity, chosen: Chosen, change: ItemChange) -> Result<Changed, StoreError> {
+        let changed = self.store.change_items(identity.user_id.clone(), chosen, change).await?;
+        self.tell_changed(&identity.user_id, change, &changed);
+        Ok(changed)
+    }
+
+    /// Tells the user's devices what changed.
+    fn tell_changed(&self, user: &UserId, change: ItemChange, changed: &Changed) {
+        let stream = Stream::User(user.clone());
+        if changed.ids.is_empty() || !self.bus.is_followed(&stream) {
+            return;
         }
+        self.bus.publish(&stream, &Arc::new(frames::changed(change, changed)));
+        self.bus.publish(&stream, &Arc::new(unread_frame(changed.unread)));
+    }
+}
+
+/// `/ws/notifications/`, `/sse/notifications`, and the inbox and topics over HTTP.
+pub fn router(live: Arc<Live>) -> Router {
+    let of_users = Router::new()
+        .merge(inbox::router())
+        .merge(legacy::router())
+        .layer(middleware::from_fn_with_state(live.authenticator.clone(), require_user));
+    Router::new()
+        .route("/ws/notifications", any(connect))
+        .route("/ws/notifications/", any(connect))
+        .route("/sse/notifications", get(events))
+        .route("/sse/notifications/", get(events))
+        .merge(of_users)
+        .with_state(live)
+}
+
+async fn connect(State(live): State<Arc<Live>>, request: Request) -> Response {
+    let (mut parts, _body) = request.into_parts();
+    let position = match position(&parts.uri) {
+        Ok(position) => position,
+        Err(problem) => return respond::error(StatusCode::BAD_REQUEST, "invalid", &problem),
+    };
+    match live.gate.admit(&mut parts, position.is_given(), Timestamp::now()) {
+        Ok(admission) => start(&live, admission, position),
         Err(refusal) => refusal,
     }
+}
+
+async fn events(State(live): State<Arc<Live>>, request: Request) -> Response {
+    let (mut parts, _body) = request.into_parts();
+    let position = match position(&parts.uri) {
+        // The browser's own word is the newer one.
+        Ok(asked) => last_event(&parts.headers, &parts.uri).map_or_else(|| asked.clone(), |last| last.with_topics_of(asked.clone())),
+        Err(problem) => return respond::error(StatusCode::BAD_REQUEST, "invalid", &problem),
+    };
+    match live.gate.admit_events(&mut parts, Timestamp::now()) {
+        Ok(admission) => start(&live, admission, position),
+        Err(refusal) => refusal,
+    }
+}
+
+fn start(live: &Arc<Live>, admission: Admission, position: Position) -> Response {
+    let (identity, v1, subscriber) = (admission.identity.clone(), admission.v1, admission.subscriber());
+    let protocol = Notifications::new(live.clone(), identity, v1, subscriber, position);
+    admission.start(protocol, Notifications::mark)
+}
+
+fn position(uri: &Uri) -> Result<Position, String> {
+    let (since, epoch) = (query_value(uri, "since"), query_value(uri, "epoch"));
+    Position::from_query(since.as_deref(), epoch.as_deref(), query_values(uri, "topic"))
+}
+
+fn last_event(headers: &HeaderMap, uri: &Uri) -> Option<Position> {
+    let in_header = headers.get("last-event-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
+    // For readers that cannot set headers.
+    in_header.or_else(|| query_value(uri, "last_event_id")).and_then(|id| Position::from_event_id(&id))
 }
 
 #[cfg(test)]

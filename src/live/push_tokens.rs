@@ -17,7 +17,7 @@ use serde_json::json;
 
 use crate::{
     model::{Problem, PushToken, decode_all},
-    socket::{Identity, JwtVerifier, require_user},
+    socket::{Authenticator, Identity, require_user},
     store::{Store, StoreError},
 };
 
@@ -34,13 +34,13 @@ struct Registration {
     platform: Option<String>,
 }
 
-pub fn router(store: Store, verifier: Arc<JwtVerifier>) -> Router {
+pub fn router(store: Store, authenticator: Arc<Authenticator>) -> Router {
     let methods = || post(register).delete(forget);
     Router::new()
         .route("/api/v1/communications/push_tokens/", methods())
         .route("/api/v1/communications/push_tokens", methods())
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
-        .layer(middleware::from_fn_with_state(verifier, require_user))
+        .layer(middleware::from_fn_with_state(authenticator, require_user))
         .with_state(store)
 }
 

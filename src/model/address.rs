@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt, str::FromStr, sync::Arc};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::EmailAddress;
+use super::{EmailAddress, Topic};
 
 /// Longest user id taken, in bytes.
 const USER_ID_LIMIT: usize = 255;
@@ -241,6 +241,8 @@ pub enum Address {
     PushCondition(Arc<str>),
     /// Every socket of the delivery's user, and the inbox.
     Inbox,
+    /// Every socket that follows it.
+    Topic(Topic),
 }
 
 impl Address {
@@ -253,6 +255,7 @@ impl Address {
             Self::PushTopic(topic) => format!("topic {topic}").into(),
             Self::PushCondition(condition) => format!("condition {condition}").into(),
             Self::Inbox => "".into(),
+            Self::Topic(topic) => topic.as_str().into(),
         }
     }
 
@@ -261,7 +264,8 @@ impl Address {
         match channel {
             super::Channel::Email => EmailAddress::from_stored(text).map(Self::Email),
             super::Channel::Sms => text.parse().map(Self::Phone),
-            super::Channel::Live => Ok(Self::Inbox),
+            super::Channel::Live if text.is_empty() => Ok(Self::Inbox),
+            super::Channel::Live => text.parse().map(Self::Topic),
             super::Channel::Push => match text.split_once(' ') {
                 Some(("topic", topic)) => Ok(Self::PushTopic(topic.into())),
                 Some(("condition", condition)) => Ok(Self::PushCondition(condition.into())),
@@ -276,6 +280,7 @@ impl Address {
             Self::Email(_) | Self::Phone(_) | Self::PushToken(_) => super::mask(&self.as_stored()),
             Self::PushTopic(_) | Self::PushCondition(_) => self.as_stored().into_owned(),
             Self::Inbox => "inbox".to_owned(),
+            Self::Topic(topic) => format!("topic {topic}"),
         }
     }
 }

@@ -1,19 +1,19 @@
-//! A row of a user's inbox: a live notification as it is kept, whether or not a socket was there to show it.
+//! A live notification as it is kept, whether or not a socket was there to show it: in its user's inbox, or in a topic.
 
-use super::{DeliveryKey, Notification, Timestamp, UserId};
+use super::{DeliveryKey, Notification, Place, Timestamp};
 
-/// One notification in one user's inbox.
+/// One notification in one stream.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InboxItem {
-    /// The row's id, as clients know it.
+    /// The row's id, as clients know it. Items of topics are numbered apart from those of inboxes.
     pub id: i64,
-    pub user_id: UserId,
-    /// Its place in the user's stream, increasing by one.
-    pub seq: i64,
-    /// Names the stream; another one means that `seq` cannot be compared.
-    pub epoch: String,
+    pub place: Place,
+    /// Names the streams' history; another one means that `seq` cannot be compared.
+    pub epoch: std::sync::Arc<str>,
     pub created_at: Timestamp,
-    pub is_read: bool,
+    pub seen_at: Option<Timestamp>,
+    pub read_at: Option<Timestamp>,
+    pub archived_at: Option<Timestamp>,
     pub notification: Notification,
     /// The delivery that brought it.
     pub delivery: DeliveryKey,

@@ -6,7 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Map, Value};
 
-use super::{Channel, EmailAddress, Locale, PhoneNumber, Priority, PushToken, TimeZone, Timestamp, UserId, address::parsed_text};
+use super::{Channel, EmailAddress, Locale, PhoneNumber, Priority, PushToken, TimeZone, Timestamp, Topic, UserId, address::parsed_text};
 
 /// Longest job id, collapse key and template name taken, in bytes.
 const NAME_LIMIT: usize = 255;
@@ -32,7 +32,7 @@ pub struct Job {
     pub to: Vec<Recipient>,
     /// A live stream to publish to, instead of `to`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub topic: Option<String>,
+    pub topic: Option<Topic>,
     /// An FCM topic to push to, by name, without `/topics/`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^[a-zA-Z0-9_.~%-]{1,900}$"))]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{Channel, DeliveryId, EmailAddress, JobId, PhoneNumber, PushToken, Severity, TemplateName, Timestamp, UserId};
@@ -82,7 +82,7 @@ pub enum PushTarget {
 }
 
 /// A live notification: what the inbox keeps and the socket shows.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Notification {
     /// What it is about (`message`, `booking`); the template's name unless it says otherwise.
     pub kind: String,

@@ -5,6 +5,7 @@
 use std::{
     error::Error,
     pin::Pin,
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -12,6 +13,8 @@ use std::{
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use thiserror::Error;
 use tokio::time::{Sleep, sleep};
+
+use super::ListenerCounters;
 
 /// The body was not complete in time; the sources of what reading it failed with lead here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -38,11 +41,12 @@ pub(super) struct TimedBody<B> {
     body: B,
     timeout: Duration,
     deadline: Option<Pin<Box<Sleep>>>,
+    counters: Arc<ListenerCounters>,
 }
 
 impl<B> TimedBody<B> {
-    pub fn new(body: B, timeout: Duration) -> Self {
-        Self { body, timeout, deadline: None }
+    pub fn new(body: B, timeout: Duration, counters: Arc<ListenerCounters>) -> Self {
+        Self { body, timeout, deadline: None, counters }
     }
 }
 
@@ -59,6 +63,7 @@ where
         }
         let timeout = self.timeout;
         ready!(self.deadline.get_or_insert_with(|| Box::pin(sleep(timeout))).as_mut().poll(context));
+        self.counters.body_timeouts.fetch_add(1, Relaxed);
         Poll::Ready(Some(Err(BodyTimedOut(timeout).into())))
     }
 

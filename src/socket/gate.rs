@@ -5,25 +5,31 @@ use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
-use axum::{
-    http::{StatusCode, request::Parts},
-    response::Response,
-};
-use secrecy::ExposeSecret as _;
-
 use super::{
-    auth::{AuthError, Identity, JwtVerifier, token_from},
-    error_response,
-    hub::{Frame, Hub, TooMany},
-    session::{Close, Registration, SessionSettings, Sessions},
+    auth::{AuthError, Authenticator, Identity},
+    ending::Close,
+    error_response, events,
+    events::Mark,
+    hub::{Hub, Subscriber, TooMany},
+    listener::ConnectionPermit,
+    sequencer::Protocol,
+    session::{Registration, SessionSettings, Sessions},
     upgrade::{Handshake, OriginPolicy},
 };
 use crate::model::Timestamp;
+use axum::{
+    http::{
+        HeaderValue, StatusCode,
+        header::{ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ORIGIN, RETRY_AFTER, VARY},
+        request::Parts,
+    },
+    response::Response,
+};
 
 /// Lets callers in, and starts their sessions.
 #[derive(Debug)]
 pub struct Gate {
-    verifier: Arc<JwtVerifier>,
+    authenticator: Arc<Authenticator>,
     origins: OriginPolicy,
     hub: Hub,
     sessions: Sessions,
@@ -35,51 +41,131 @@ pub struct Admission {
     pub identity: Identity,
     /// Asked for frames of other types than the replaced system's.
     pub v1: bool,
-    handshake: Handshake,
     registration: Registration,
+    way: Way,
     sessions: Sessions,
 }
 
+/// What the caller gets its frames by.
+#[derive(Debug)]
+enum Way {
+    Socket(Handshake),
+    /// With the origin to name in the answer, when a web page asks from another one.
+    Events(Option<ConnectionPermit>, Option<HeaderValue>),
+}
+
+/// Why a caller is not let in.
+#[derive(Clone, Copy)]
+enum Refused {
+    Token(AuthError),
+    Room(TooMany),
+}
+
+impl Refused {
+    const fn status(self) -> StatusCode {
+        match self {
+            Self::Token(_) => StatusCode::FORBIDDEN,
+            Self::Room(TooMany::OfUser) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Room(TooMany::InTotal) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    const fn code(self) -> u16 {
+        match self {
+            Self::Token(_) => 4401,
+            Self::Room(_) => 4409,
+        }
+    }
+}
+
+impl Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Token(error) => error.fmt(f),
+            Self::Room(error) => error.fmt(f),
+        }
+    }
+}
+
 impl Gate {
-    pub fn new(verifier: Arc<JwtVerifier>, origins: OriginPolicy, hub: Hub, sessions: Sessions) -> Self {
-        Self { verifier, origins, hub, sessions }
+    pub fn new(authenticator: Arc<Authenticator>, origins: OriginPolicy, hub: Hub, sessions: Sessions) -> Self {
+        Self { authenticator, origins, hub, sessions }
     }
 
     pub fn session_settings(&self) -> &SessionSettings {
         self.sessions.settings()
     }
 
+    /// Lets a WebSocket in. `asks_v1` when something else in the request implies that its client knows our frames.
+    ///
     /// # Errors
     /// The response to a caller that is not let in.
     #[expect(clippy::result_large_err, reason = "the response is handed on at once")]
-    pub fn admit(&self, parts: &mut Parts, now: Timestamp) -> Result<Admission, Response> {
-        let handshake = Handshake::read(parts).map_err(|bad| self.refused(bad.response()))?;
+    pub fn admit(&self, parts: &mut Parts, asks_v1: bool, now: Timestamp) -> Result<Admission, Response> {
+        let mut handshake = Handshake::read(parts).map_err(|bad| self.refused(bad.response()))?;
+        handshake.v1 |= asks_v1;
+        self.check_way(parts)?;
+        match self.identify(parts, handshake.v1, now) {
+            Ok((identity, registration)) => Ok(self.admission(identity, handshake.v1, registration, Way::Socket(handshake))),
+            Err(refused) => Err(self.refused(self.told(refused, handshake))),
+        }
+    }
+
+    /// Lets a reader of server-sent events in.
+    ///
+    /// # Errors
+    /// The response to a caller that is not let in.
+    #[expect(clippy::result_large_err, reason = "the response is handed on at once")]
+    pub fn admit_events(&self, parts: &mut Parts, now: Timestamp) -> Result<Admission, Response> {
+        if self.sessions.is_draining() && self.origins.allows(&parts.headers) {
+            let mut response = events::come_back();
+            readable_by(&mut response, parts.headers.get(ORIGIN).cloned());
+            return Err(self.refused(response));
+        }
+        self.check_way(parts)?;
+        let (identity, registration) =
+            self.identify(parts, true, now).map_err(|refused| self.refused(error_response(refused.status(), &refused.to_string())))?;
+        let way = Way::Events(parts.extensions.remove::<ConnectionPermit>(), parts.headers.get(ORIGIN).cloned());
+        Ok(self.admission(identity, true, registration, way))
+    }
+
+    /// Whether this process opens sockets at all, and to this page.
+    #[expect(clippy::result_large_err, reason = "the response is handed on at once")]
+    fn check_way(&self, parts: &Parts) -> Result<(), Response> {
+        if self.sessions.is_draining() {
+            let mut response = error_response(StatusCode::SERVICE_UNAVAILABLE, "restarting; try again");
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            return Err(self.refused(response));
+        }
         if !self.origins.allows(&parts.headers) {
             return Err(self.refused(error_response(StatusCode::FORBIDDEN, "this origin is not allowed")));
         }
-        let token = token_from(parts).ok_or(AuthError::Missing);
-        let identity = match token.and_then(|token| self.verifier.verify(token.expose_secret(), now)) {
-            Ok(identity) => identity,
-            Err(error) => return Err(self.refuse(handshake, StatusCode::FORBIDDEN, 4401, error)),
-        };
-        let registered = match self.hub.register(identity.user_id.clone()) {
-            Ok(registered) => registered,
-            Err(TooMany::OfUser) => return Err(self.refuse(handshake, StatusCode::TOO_MANY_REQUESTS, 4409, TooMany::OfUser)),
-            Err(TooMany::InTotal) => return Err(self.refuse(handshake, StatusCode::SERVICE_UNAVAILABLE, 4409, TooMany::InTotal)),
-        };
-        let registration = Registration::new(registered, identity.expires_at, now);
-        Ok(Admission { v1: handshake.v1, identity, handshake, registration, sessions: self.sessions.clone() })
+        Ok(())
+    }
+
+    fn identify(&self, parts: &Parts, v1: bool, now: Timestamp) -> Result<(Identity, Registration), Refused> {
+        let identity = self.authenticator.identify_opening(parts, now).map_err(Refused::Token)?;
+        let registered = self.hub.register(identity.clone(), v1).map_err(Refused::Room)?;
+        // Only now would a revocation find it.
+        if self.authenticator.is_revoked(&identity, now) {
+            return Err(Refused::Token(AuthError::Revoked));
+        }
+        let registration = Registration::new(registered, &identity, now);
+        Ok((identity, registration))
+    }
+
+    fn admission(&self, identity: Identity, v1: bool, registration: Registration, way: Way) -> Admission {
+        Admission { identity, v1, registration, way, sessions: self.sessions.clone() }
     }
 
     /// By status, or by close code for those who asked for it: a browser cannot see a status and would reconnect for ever.
-    fn refuse(&self, handshake: Handshake, status: StatusCode, code: u16, error: impl Display) -> Response {
-        let reason = error.to_string();
-        let response = if handshake.v1 {
-            self.sessions.start_closed(handshake, Close { code, reason: reason.into() })
+    fn told(&self, refused: Refused, handshake: Handshake) -> Response {
+        let reason = refused.to_string();
+        if handshake.v1 {
+            self.sessions.start_closed(handshake, Close { code: refused.code(), reason: reason.into() })
         } else {
-            error_response(status, &reason)
-        };
-        self.refused(response)
+            error_response(refused.status(), &reason)
+        }
     }
 
     fn refused(&self, response: Response) -> Response {
@@ -89,12 +175,30 @@ impl Gate {
 }
 
 impl Admission {
-    /// Answers the upgrade and runs the session behind it: `opening` first, then what the hub queues and what `answer` makes of each
-    /// text that comes in.
-    pub fn start<H>(self, opening: Option<Frame>, answer: H) -> Response
-    where
-        H: Fn(&str) -> Option<Frame> + Send + Unpin + 'static,
-    {
-        self.sessions.start(self.handshake, self.registration, opening, answer)
+    /// Lets the connection follow topics.
+    pub fn subscriber(&self) -> Subscriber {
+        self.registration.connection.subscriber()
+    }
+
+    /// Answers the request and runs what follows. `mark` makes the ids of server-sent events.
+    pub fn start<P: Protocol>(self, protocol: P, mark: Mark<P>) -> Response {
+        match self.way {
+            Way::Socket(handshake) => self.sessions.start(handshake, self.registration, protocol),
+            Way::Events(permit, origin) => {
+                let mut response = events::response(&self.sessions, self.registration, permit, protocol, mark);
+                readable_by(&mut response, origin);
+                response
+            }
+        }
+    }
+}
+
+/// Lets the page that asked read the answer, when it is of another origin than ours. That it may ask is checked before.
+fn readable_by(response: &mut Response, origin: Option<HeaderValue>) {
+    if let Some(origin) = origin {
+        let headers = response.headers_mut();
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+        headers.insert(VARY, HeaderValue::from_static("Origin"));
     }
 }

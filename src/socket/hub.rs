@@ -1,31 +1,76 @@
-//! Who is connected to this process, and a bounded queue to each of them.
+//! Who is connected to this process, what each of them follows, and a bounded queue to each.
 //!
 //! A queue that is full is emptied and its session told, so that one slow reader costs nobody else anything. What frames say, and the
 //! link to other processes, are not here.
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll, Waker},
 };
 
+use indexmap::IndexMap;
 use thiserror::Error;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use crate::model::{DeliveryKey, UserId};
+use super::{Ending, Identity};
+use crate::model::{DeliveryKey, Place, Stream, Topic, UserId};
 
 /// One text frame, encoded once however many sockets it goes to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Frame {
-    /// Reference-counted, and known to be UTF-8 without checking again for each socket.
+    /// Reference-counted, and known to be UTF-8 without checking again for each socket. Empty in a hint.
     pub text: Utf8Bytes,
-    /// Reported as written once a socket has taken it.
-    pub delivery: Option<DeliveryKey>,
+    /// Where it belongs. Frames without a place are shown as they come and never again.
+    pub place: Option<Place>,
+    /// Goes only to those who asked for more than the replaced system's frames.
+    pub v1_only: bool,
+    delivery: Option<DeliveryKey>,
+    /// Whether some socket has taken it already.
+    taken: AtomicBool,
 }
 
 impl Frame {
+    /// A frame that belongs to no stream.
     pub fn new(text: impl Into<Utf8Bytes>) -> Self {
-        Self { text: text.into(), delivery: None }
+        Self { text: text.into(), place: None, v1_only: false, delivery: None, taken: AtomicBool::new(false) }
+    }
+
+    /// The same, for those only who asked for more than the replaced system's frames.
+    pub fn v1(text: impl Into<Utf8Bytes>) -> Self {
+        Self { v1_only: true, ..Self::new(text) }
+    }
+
+    /// An item of a stream; `delivery` is reported once the first socket has taken it.
+    pub fn item(text: impl Into<Utf8Bytes>, place: Place, delivery: Option<DeliveryKey>) -> Self {
+        Self { place: Some(place), delivery, ..Self::new(text) }
+    }
+
+    /// As it came from another process.
+    pub(super) fn relayed(text: Utf8Bytes, place: Option<Place>, v1_only: bool, delivery: Option<DeliveryKey>) -> Self {
+        Self { place, v1_only, delivery, ..Self::new(text) }
+    }
+
+    /// Says only that the stream has come this far; whoever is behind reads it.
+    pub fn hint(place: Place) -> Self {
+        Self { place: Some(place), ..Self::new("") }
+    }
+
+    pub fn is_hint(&self) -> bool {
+        self.text.is_empty()
+    }
+
+    /// The delivery it is of, whoever reports it.
+    pub(super) fn delivery(&self) -> Option<DeliveryKey> {
+        self.delivery
+    }
+
+    /// The delivery to report, the first time only.
+    pub(super) fn take_delivery(&self) -> Option<DeliveryKey> {
+        self.delivery.filter(|_| !self.taken.swap(true, Relaxed))
     }
 }
 
@@ -34,6 +79,8 @@ pub struct HubLimits {
     /// Sockets in this process.
     pub connections: usize,
     pub connections_per_user: usize,
+    /// Topics one socket may follow, beside everyone's.
+    pub topics_per_connection: usize,
     /// Bytes of text one socket's queue may hold. A single larger frame passes when the queue is empty.
     pub send_queue_limit: usize,
     /// Frames one socket's queue may hold.
@@ -48,87 +95,255 @@ pub enum TooMany {
     InTotal,
 }
 
-/// The queue was full, and what was in it is dropped: the session must end.
+/// Following one more topic would be beyond the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("the send queue overflowed")]
-pub struct Overflowed;
+#[error("too many topics on this connection")]
+pub struct TooManyTopics;
 
-/// Who is connected to this process. Clones are the same hub.
-#[derive(Clone, Debug)]
-pub struct Hub {
-    limits: HubLimits,
-    registry: Arc<Mutex<Registry>>,
+/// Why a queue gives no more frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// It was full, and what was in it is dropped.
+    Overflowed,
+    /// Somebody ended the connection.
+    Closed(Ending),
 }
 
-#[derive(Debug, Default)]
+/// How many sockets here follow a stream from now on. Told of a user at every change, of a topic when the first begins and the last ceases.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interest {
+    pub stream: Stream,
+    pub followers: usize,
+}
+
+/// Hears of every [`Interest`], in order, under the hub's lock: it must only take note.
+pub type OnInterest = Box<dyn Fn(Interest) + Send + Sync>;
+
+/// Who is connected to this process. Clones are the same hub.
+#[derive(Clone)]
+pub struct Hub {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    limits: HubLimits,
+    registry: Mutex<Registry>,
+    on_interest: Option<OnInterest>,
+}
+
+#[derive(Default)]
 struct Registry {
     users: HashMap<UserId, Vec<Arc<SendQueue>>>,
+    /// By the queue's address: a topic may have every connection, and each leaves in one step.
+    topics: HashMap<Topic, IndexMap<usize, Arc<SendQueue>>>,
     connections: usize,
+}
+
+impl std::fmt::Debug for Hub {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hub").field("connections", &self.connections()).finish_non_exhaustive()
+    }
 }
 
 impl Hub {
     pub fn new(limits: HubLimits) -> Self {
-        Self { limits, registry: Arc::default() }
+        Self::with_interest(limits, None)
     }
 
-    /// From here on `user`'s frames are queued to the receiver, until the handle is dropped.
-    pub fn register(&self, user: UserId) -> Result<(ConnectionHandle, FrameReceiver), TooMany> {
-        let mut registry = lock(&self.registry);
-        if registry.connections >= self.limits.connections {
+    /// `on_interest` hears of the streams that have sockets here.
+    pub fn with_interest(limits: HubLimits, on_interest: Option<OnInterest>) -> Self {
+        Self { shared: Arc::new(Shared { limits, registry: Mutex::default(), on_interest }) }
+    }
+
+    /// From here on the frames of `identity`'s own stream, and those for everyone, are queued to the receiver, until the handle is dropped.
+    pub fn register(&self, identity: Identity, v1: bool) -> Result<(ConnectionHandle, FrameReceiver), TooMany> {
+        let limits = &self.shared.limits;
+        let mut registry = self.lock();
+        if registry.connections >= limits.connections {
             return Err(TooMany::InTotal);
         }
+        let user = identity.user_id.clone();
         let of_user = registry.users.get(&user).map_or(0, Vec::len);
-        if of_user >= self.limits.connections_per_user {
+        if of_user >= limits.connections_per_user {
             return Err(TooMany::OfUser);
         }
-        let queue = Arc::new(SendQueue { limits: self.limits, state: Mutex::default() });
+        let (bytes, frames) = (limits.send_queue_limit, limits.send_queue_frames);
+        let queue = Arc::new(SendQueue { bytes, frames, v1, state: Mutex::new(QueueState::new(identity)) });
         registry.users.entry(user.clone()).or_default().push(Arc::clone(&queue));
         registry.connections += 1;
+        self.shared.tell(Stream::User(user.clone()), of_user + 1);
+        self.shared.follow(&mut registry, Topic::everyone(), &queue);
         drop(registry);
-        let handle = ConnectionHandle { registry: Arc::clone(&self.registry), user, queue: Arc::clone(&queue) };
+        let handle = ConnectionHandle { subscriber: Subscriber { shared: Arc::clone(&self.shared), user, queue: Arc::clone(&queue) } };
         Ok((handle, FrameReceiver { queue }))
     }
 
-    /// Queues `frame` to every socket of `user` and says to how many. Never waits.
-    pub fn publish(&self, user: &UserId, frame: &Arc<Frame>) -> usize {
-        let registry = lock(&self.registry);
-        registry.users.get(user).map_or(0, |queues| queues.iter().filter(|queue| queue.push(frame)).count())
+    /// Queues `frame` to every socket that follows `stream` and says to how many. Never waits.
+    pub fn publish(&self, stream: &Stream, frame: &Arc<Frame>) -> usize {
+        let registry = self.lock();
+        match stream {
+            Stream::User(user) => registry.users.get(user).map_or(0, |queues| queues.iter().filter(|queue| queue.push(frame)).count()),
+            Stream::Topic(topic) => {
+                registry.topics.get(topic).map_or(0, |queues| queues.values().filter(|queue| queue.push(frame)).count())
+            }
+        }
     }
 
-    /// Whether `user` has a socket here, so that nobody encodes a frame for nobody.
-    pub fn is_connected(&self, user: &UserId) -> bool {
-        lock(&self.registry).users.contains_key(user)
+    /// Whether anybody here follows `stream`, so that nobody encodes a frame for nobody.
+    pub fn is_followed(&self, stream: &Stream) -> bool {
+        let registry = self.lock();
+        match stream {
+            Stream::User(user) => registry.users.contains_key(user),
+            Stream::Topic(topic) => registry.topics.contains_key(topic),
+        }
+    }
+
+    /// Every stream that has a socket here.
+    pub fn followed(&self) -> Vec<Stream> {
+        let registry = self.lock();
+        registry.users.keys().cloned().map(Stream::User).chain(registry.topics.keys().cloned().map(Stream::Topic)).collect()
+    }
+
+    /// Ends every connection whose identity is `meant`; says how many.
+    pub fn close_where(&self, meant: impl Fn(&Identity) -> bool, ending: Ending) -> usize {
+        let queues: Vec<_> = self.lock().users.values().flatten().cloned().collect();
+        queues.iter().filter(|queue| queue.close_if(&meant, ending)).count()
     }
 
     /// Sockets connected.
     pub fn connections(&self) -> usize {
-        lock(&self.registry).connections
+        self.lock().connections
     }
 
     /// Users with at least one socket.
     pub fn users(&self) -> usize {
-        lock(&self.registry).users.len()
+        self.lock().users.len()
+    }
+
+    /// Sockets of one user.
+    pub fn connections_of(&self, user: &UserId) -> usize {
+        self.lock().users.get(user).map_or(0, Vec::len)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Registry> {
+        lock(&self.shared.registry)
+    }
+}
+
+impl Shared {
+    fn tell(&self, stream: Stream, followers: usize) {
+        if let Some(on_interest) = &self.on_interest {
+            on_interest(Interest { stream, followers });
+        }
+    }
+
+    fn follow(&self, registry: &mut Registry, topic: Topic, queue: &Arc<SendQueue>) {
+        let followers = registry.topics.entry(topic.clone()).or_default();
+        let is_first = followers.is_empty();
+        followers.insert(queue.address(), Arc::clone(queue));
+        if is_first {
+            self.tell(Stream::Topic(topic), 1);
+        }
+    }
+
+    fn unfollow(&self, registry: &mut Registry, topic: &Topic, queue: &Arc<SendQueue>) {
+        let Some(followers) = registry.topics.get_mut(topic) else { return };
+        followers.swap_remove(&queue.address());
+        if followers.is_empty() {
+            registry.topics.remove(topic);
+            self.tell(Stream::Topic(topic.clone()), 0);
+        }
     }
 }
 
 /// A socket's place in the hub, given up on drop.
 #[derive(Debug)]
 pub struct ConnectionHandle {
-    registry: Arc<Mutex<Registry>>,
-    user: UserId,
-    queue: Arc<SendQueue>,
+    subscriber: Subscriber,
+}
+
+impl ConnectionHandle {
+    pub fn subscriber(&self) -> Subscriber {
+        self.subscriber.clone()
+    }
 }
 
 impl Drop for ConnectionHandle {
     fn drop(&mut self) {
-        let mut registry = lock(&self.registry);
-        if let Some(queues) = registry.users.get_mut(&self.user) {
-            queues.retain(|queue| !Arc::ptr_eq(queue, &self.queue));
-            if queues.is_empty() {
-                registry.users.remove(&self.user);
+        let Subscriber { shared, user, queue } = &self.subscriber;
+        let mut registry = lock(&shared.registry);
+        if let Some(queues) = registry.users.get_mut(user) {
+            queues.retain(|other| !Arc::ptr_eq(other, queue));
+            let left = queues.len();
+            if left == 0 {
+                registry.users.remove(user);
             }
+            shared.tell(Stream::User(user.clone()), left);
             registry.connections -= 1;
         }
+        let mut topics = {
+            let mut state = lock(&queue.state);
+            state.is_gone = true;
+            std::mem::take(&mut state.topics)
+        };
+        topics.push(Topic::everyone());
+        for topic in &topics {
+            shared.unfollow(&mut registry, topic, queue);
+        }
+    }
+}
+
+/// Lets a connection follow topics. Clones are of the same connection.
+#[derive(Clone)]
+pub struct Subscriber {
+    shared: Arc<Shared>,
+    user: UserId,
+    queue: Arc<SendQueue>,
+}
+
+impl std::fmt::Debug for Subscriber {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Subscriber").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
+impl Subscriber {
+    /// From here on the topic's frames are queued to this connection. Nothing changes when they are already.
+    pub fn follow(&self, topic: &Topic) -> Result<(), TooManyTopics> {
+        let mut registry = lock(&self.shared.registry);
+        let mut state = lock(&self.queue.state);
+        if state.is_gone || *topic == Topic::everyone() || state.topics.contains(topic) {
+            return Ok(());
+        }
+        if state.topics.len() >= self.shared.limits.topics_per_connection {
+            return Err(TooManyTopics);
+        }
+        state.topics.push(topic.clone());
+        drop(state);
+        self.shared.follow(&mut registry, topic.clone(), &self.queue);
+        Ok(())
+    }
+
+    pub fn unfollow(&self, topic: &Topic) {
+        let mut registry = lock(&self.shared.registry);
+        let mut state = lock(&self.queue.state);
+        let before = state.topics.len();
+        state.topics.retain(|other| other != topic);
+        let was_followed = state.topics.len() < before;
+        drop(state);
+        if was_followed {
+            self.shared.unfollow(&mut registry, topic, &self.queue);
+        }
+    }
+
+    /// The topics followed, beside everyone's.
+    pub fn topics(&self) -> Vec<Topic> {
+        lock(&self.queue.state).topics.clone()
+    }
+
+    /// Who the connection is from now on: the same user, with another token.
+    pub fn renew(&self, identity: Identity) {
+        lock(&self.queue.state).identity = identity;
     }
 }
 
@@ -139,28 +354,34 @@ pub struct FrameReceiver {
 }
 
 impl FrameReceiver {
-    /// The next frame. The task is woken for a new frame or an overflow.
-    pub fn poll_frame(&mut self, context: &Context<'_>) -> Poll<Result<Arc<Frame>, Overflowed>> {
+    /// The next frame. The task is woken for a new frame or the queue's end.
+    pub fn poll_frame(&mut self, context: &Context<'_>) -> Poll<Result<Arc<Frame>, Stopped>> {
         let mut state = lock(&self.queue.state);
-        if state.overflowed {
-            return Poll::Ready(Err(Overflowed));
+        if let Some(stopped) = state.stopped {
+            return Poll::Ready(Err(stopped));
         }
         if let Some(frame) = state.frames.pop_front() {
             state.bytes -= frame.text.len();
             return Poll::Ready(Ok(frame));
         }
-        state.wait(context, Interest::Frames);
+        state.wait(context, Interested::InFrames);
         Poll::Pending
     }
 
-    /// For a session that cannot write now: the task is woken for an overflow only, not for each frame that has to wait anyway.
-    pub fn poll_overflow(&mut self, context: &Context<'_>) -> Poll<Overflowed> {
+    /// For a session that cannot write now: the task is woken for the queue's end only, not for each frame that has to wait anyway.
+    pub fn poll_stopped(&mut self, context: &Context<'_>) -> Poll<Stopped> {
         let mut state = lock(&self.queue.state);
-        if state.overflowed {
-            return Poll::Ready(Overflowed);
+        if let Some(stopped) = state.stopped {
+            return Poll::Ready(stopped);
         }
-        state.wait(context, Interest::Overflow);
+        state.wait(context, Interested::InItsEnd);
         Poll::Pending
+    }
+
+    /// Takes frames again after an overflow, for a session that will read what it missed.
+    pub fn begin_anew(&mut self) {
+        let mut state = lock(&self.queue.state);
+        state.stopped.take_if(|stopped| *stopped == Stopped::Overflowed);
     }
 
     /// Queues an answer of the session's own, under the same limits, so that a peer that asks and never reads is closed like any other.
@@ -171,58 +392,93 @@ impl FrameReceiver {
 
 #[derive(Debug)]
 struct SendQueue {
-    limits: HubLimits,
+    bytes: usize,
+    frames: usize,
+    v1: bool,
     state: Mutex<QueueState>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct QueueState {
     frames: VecDeque<Arc<Frame>>,
     bytes: usize,
-    overflowed: bool,
-    waiting: Option<(Waker, Interest)>,
+    stopped: Option<Stopped>,
+    waiting: Option<(Waker, Interested)>,
+    identity: Identity,
+    /// Beside everyone's.
+    topics: Vec<Topic>,
+    is_gone: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Interest {
-    Frames,
-    Overflow,
+enum Interested {
+    InFrames,
+    InItsEnd,
 }
 
 impl SendQueue {
-    /// False when the queue is full, now or before.
+    fn address(self: &Arc<Self>) -> usize {
+        Arc::as_ptr(self).addr()
+    }
+
+    /// False when the frame is not for this one, or the queue is full or closed.
     fn push(&self, frame: &Arc<Frame>) -> bool {
+        if frame.v1_only && !self.v1 {
+            return false;
+        }
         let mut state = lock(&self.state);
-        if state.overflowed {
+        if state.stopped.is_some() {
             return false;
         }
         let bytes = state.bytes + frame.text.len();
-        let fits = state.frames.is_empty() || (bytes <= self.limits.send_queue_limit && state.frames.len() < self.limits.send_queue_frames);
+        let fits = state.frames.is_empty() || (bytes <= self.bytes && state.frames.len() < self.frames);
         if fits {
             state.frames.push_back(Arc::clone(frame));
             state.bytes = bytes;
         } else {
-            state.overflowed = true;
-            state.frames = VecDeque::new();
-            state.bytes = 0;
+            state.stop(Stopped::Overflowed);
         }
-        let wake = state.waiting.take_if(|(_, interest)| !fits || *interest == Interest::Frames);
+        let wake = state.waiting.take_if(|(_, interested)| !fits || *interested == Interested::InFrames);
         drop(state);
         if let Some((waker, _)) = wake {
             waker.wake();
         }
         fits
     }
+
+    fn close_if(&self, meant: impl Fn(&Identity) -> bool, ending: Ending) -> bool {
+        let mut state = lock(&self.state);
+        if !meant(&state.identity) || matches!(state.stopped, Some(Stopped::Closed(_))) {
+            return false;
+        }
+        state.stop(Stopped::Closed(ending));
+        let wake = state.waiting.take();
+        drop(state);
+        if let Some((waker, _)) = wake {
+            waker.wake();
+        }
+        true
+    }
 }
 
 impl QueueState {
-    fn wait(&mut self, context: &Context<'_>, interest: Interest) {
+    fn new(identity: Identity) -> Self {
+        Self { frames: VecDeque::new(), bytes: 0, stopped: None, waiting: None, identity, topics: Vec::new(), is_gone: false }
+    }
+
+    fn stop(&mut self, stopped: Stopped) {
+        self.stopped = Some(stopped);
+        self.frames = VecDeque::new();
+        self.bytes = 0;
+    }
+
+    fn wait(&mut self, context: &Context<'_>, interested: Interested) {
         match &mut self.waiting {
             Some((waker, waiting_for)) => {
                 waker.clone_from(context.waker());
-                *waiting_for = interest;
+                *waiting_for = interested;
             }
-            None => self.waiting = Some((context.waker().clone(), interest)),
+            None => self.waiting = Some((context.waker().clone(), interested)),
         }
     }
 }
@@ -234,14 +490,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::atomic::{AtomicUsize, Ordering::Relaxed},
-        task::Wake,
-    };
+    use std::{sync::atomic::AtomicUsize, task::Wake};
 
     use super::*;
+    use crate::model::Timestamp;
 
-    const LIMITS: HubLimits = HubLimits { connections: 4, connections_per_user: 2, send_queue_limit: 10, send_queue_frames: 3 };
+    const LIMITS: HubLimits =
+        HubLimits { connections: 4, connections_per_user: 2, topics_per_connection: 2, send_queue_limit: 10, send_queue_frames: 3 };
 
     #[derive(Default)]
     struct Wakes(AtomicUsize);
@@ -252,59 +507,116 @@ mod tests {
         }
     }
 
-    fn user(id: &str) -> UserId {
-        id.parse().unwrap()
+    fn identity(id: &str) -> Identity {
+        Identity::of(id.parse().unwrap(), Timestamp::default())
+    }
+
+    fn user(id: &str) -> Stream {
+        Stream::User(id.parse().unwrap())
+    }
+
+    fn topic(name: &str) -> Topic {
+        name.parse().unwrap()
     }
 
     fn frame(text: &'static str) -> Arc<Frame> {
         Arc::new(Frame::new(text))
     }
 
-    fn next(receiver: &mut FrameReceiver) -> Poll<Result<String, Overflowed>> {
+    fn next(receiver: &mut FrameReceiver) -> Poll<Result<String, Stopped>> {
         receiver.poll_frame(&Context::from_waker(Waker::noop())).map_ok(|frame| frame.text.to_string())
     }
 
     #[test]
     fn frames_go_to_every_socket_of_the_user_and_to_nobody_else() {
         let hub = Hub::new(LIMITS);
-        let (_first_handle, mut first) = hub.register(user("1")).unwrap();
-        let (_second_handle, mut second) = hub.register(user("1")).unwrap();
-        let (_other_handle, mut other) = hub.register(user("2")).unwrap();
+        let (_first_handle, mut first) = hub.register(identity("1"), false).unwrap();
+        let (_second_handle, mut second) = hub.register(identity("1"), true).unwrap();
+        let (_other_handle, mut other) = hub.register(identity("2"), true).unwrap();
         assert_eq!(hub.publish(&user("1"), &frame("a")), 2);
-        assert_eq!(hub.publish(&user("1"), &frame("b")), 2);
+        assert_eq!(hub.publish(&user("1"), &Arc::new(Frame::v1("b"))), 1);
         assert_eq!(hub.publish(&user("3"), &frame("c")), 0);
-        for receiver in [&mut first, &mut second] {
-            assert_eq!(next(receiver), Poll::Ready(Ok("a".to_owned())));
-            assert_eq!(next(receiver), Poll::Ready(Ok("b".to_owned())));
-            assert_eq!(next(receiver), Poll::Pending);
-        }
+        assert_eq!(next(&mut first), Poll::Ready(Ok("a".to_owned())));
+        assert_eq!(next(&mut first), Poll::Pending);
+        assert_eq!(next(&mut second), Poll::Ready(Ok("a".to_owned())));
+        assert_eq!(next(&mut second), Poll::Ready(Ok("b".to_owned())));
         assert_eq!(next(&mut other), Poll::Pending);
+    }
+
+    #[test]
+    fn a_topic_reaches_its_followers_and_the_star_everyone() {
+        let hub = Hub::new(LIMITS);
+        let (first_handle, mut first) = hub.register(identity("1"), false).unwrap();
+        let (_second_handle, mut second) = hub.register(identity("2"), false).unwrap();
+        let dar = Stream::Topic(topic("city.dar"));
+        assert_eq!(hub.publish(&dar, &frame("a")), 0);
+        first_handle.subscriber().follow(&topic("city.dar")).unwrap();
+        first_handle.subscriber().follow(&topic("city.dar")).unwrap();
+        assert_eq!(hub.publish(&dar, &frame("b")), 1);
+        assert_eq!(hub.publish(&Stream::Topic(Topic::everyone()), &frame("c")), 2);
+        assert_eq!(next(&mut first), Poll::Ready(Ok("b".to_owned())));
+        assert_eq!(next(&mut first), Poll::Ready(Ok("c".to_owned())));
+        assert_eq!(next(&mut second), Poll::Ready(Ok("c".to_owned())));
+        first_handle.subscriber().follow(&topic("city.arusha")).unwrap();
+        assert_eq!(first_handle.subscriber().follow(&topic("city.mwanza")), Err(TooManyTopics));
+        first_handle.subscriber().unfollow(&topic("city.arusha"));
+        assert_eq!(first_handle.subscriber().follow(&topic("city.mwanza")), Ok(()));
+        let late = first_handle.subscriber();
+        drop(first_handle);
+        assert!(!hub.is_followed(&dar));
+        late.follow(&topic("city.dar")).unwrap();
+        assert!(!hub.is_followed(&dar), "nobody is left to follow it");
+    }
+
+    #[test]
+    fn interest_is_told_as_it_changes() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let note = told.clone();
+        let on_interest: OnInterest = Box::new(move |interest| note.lock().unwrap().push((interest.stream, interest.followers)));
+        let hub = Hub::with_interest(LIMITS, Some(on_interest));
+        let everyone = Stream::Topic(Topic::everyone());
+        let first = hub.register(identity("1"), false).unwrap();
+        let second = hub.register(identity("1"), false).unwrap();
+        second.0.subscriber().follow(&topic("a")).unwrap();
+        drop(first);
+        let mut followed = hub.followed();
+        followed.sort();
+        assert_eq!(followed, [user("1"), everyone.clone(), Stream::Topic(topic("a"))]);
+        drop(second);
+        let (a, told) = (Stream::Topic(topic("a")), told.lock().unwrap());
+        let ones = [(user("1"), 1), (everyone.clone(), 1), (user("1"), 2), (a.clone(), 1)];
+        let expected = [&ones[..], &[(user("1"), 1), (user("1"), 0), (a, 0), (everyone, 0)]].concat();
+        assert_eq!(*told, expected);
     }
 
     #[test]
     fn connections_are_counted_limited_and_given_up_on_drop() {
         let hub = Hub::new(LIMITS);
-        let first = hub.register(user("1")).unwrap();
-        let _second = hub.register(user("1")).unwrap();
-        assert_eq!(hub.register(user("1")).unwrap_err(), TooMany::OfUser);
-        let _third = hub.register(user("2")).unwrap();
-        let fourth = hub.register(user("3")).unwrap();
-        assert_eq!(hub.register(user("4")).unwrap_err(), TooMany::InTotal);
+        let register = |id: &str| hub.register(identity(id), false);
+        let first = register("1").unwrap();
+        let _second = register("1").unwrap();
+        assert_eq!(register("1").unwrap_err(), TooMany::OfUser);
+        let _third = register("2").unwrap();
+        let fourth = register("3").unwrap();
+        assert_eq!(register("4").unwrap_err(), TooMany::InTotal);
         assert_eq!((hub.connections(), hub.users()), (4, 3));
         drop(first);
         assert_eq!((hub.connections(), hub.users()), (3, 3));
         drop(fourth);
         assert_eq!((hub.connections(), hub.users()), (2, 2));
-        assert!(hub.register(user("4")).is_ok());
+        assert!(register("4").is_ok());
     }
 
     #[track_caller]
     fn check_overflow(texts: &[&'static str], queued: &[bool]) {
         let hub = Hub::new(LIMITS);
-        let (_handle, mut receiver) = hub.register(user("1")).unwrap();
+        let (_handle, mut receiver) = hub.register(identity("1"), false).unwrap();
         let took: Vec<bool> = texts.iter().map(|text| hub.publish(&user("1"), &frame(text)) == 1).collect();
         assert_eq!(took, queued, "{texts:?}");
-        assert_eq!(next(&mut receiver) == Poll::Ready(Err(Overflowed)), queued.contains(&false), "{texts:?}");
+        let overflowed = queued.contains(&false);
+        assert_eq!(next(&mut receiver) == Poll::Ready(Err(Stopped::Overflowed)), overflowed, "{texts:?}");
+        receiver.begin_anew();
+        assert_eq!(hub.publish(&user("1"), &frame("")), 1, "{texts:?}");
     }
 
     #[test]
@@ -319,29 +631,52 @@ mod tests {
     #[test]
     fn a_slow_socket_does_not_stop_another() {
         let hub = Hub::new(LIMITS);
-        let (_slow_handle, mut slow) = hub.register(user("1")).unwrap();
-        let (_fast_handle, mut fast) = hub.register(user("1")).unwrap();
+        let (_slow_handle, mut slow) = hub.register(identity("1"), false).unwrap();
+        let (_fast_handle, mut fast) = hub.register(identity("1"), false).unwrap();
         for expected in [2, 2, 1, 1] {
             assert_eq!(hub.publish(&user("1"), &frame("12345")), expected);
             assert_eq!(next(&mut fast), Poll::Ready(Ok("12345".to_owned())));
         }
-        assert_eq!(next(&mut slow), Poll::Ready(Err(Overflowed)));
+        assert_eq!(next(&mut slow), Poll::Ready(Err(Stopped::Overflowed)));
     }
 
     #[test]
-    fn a_blocked_session_is_woken_by_overflow_only() {
+    fn a_blocked_session_is_woken_by_the_end_only() {
         let hub = Hub::new(LIMITS);
-        let (_handle, mut receiver) = hub.register(user("1")).unwrap();
+        let (_handle, mut receiver) = hub.register(identity("1"), false).unwrap();
         let count = Arc::new(Wakes::default());
         let waker = Waker::from(Arc::clone(&count));
         assert!(receiver.poll_frame(&Context::from_waker(&waker)).is_pending());
         hub.publish(&user("1"), &frame("1"));
         assert_eq!(count.0.load(Relaxed), 1);
-        assert!(receiver.poll_overflow(&Context::from_waker(&waker)).is_pending());
+        assert!(receiver.poll_stopped(&Context::from_waker(&waker)).is_pending());
         hub.publish(&user("1"), &frame("2"));
         assert_eq!(count.0.load(Relaxed), 1);
         hub.publish(&user("1"), &frame("1234567890"));
         assert_eq!(count.0.load(Relaxed), 2);
-        assert!(receiver.poll_overflow(&Context::from_waker(&waker)).is_ready());
+        assert!(receiver.poll_stopped(&Context::from_waker(&waker)).is_ready());
+    }
+
+    #[test]
+    fn connections_are_ended_by_who_they_are() {
+        let hub = Hub::new(LIMITS);
+        let (one_handle, mut one) = hub.register(identity("1"), false).unwrap();
+        let (_other_handle, mut other) = hub.register(identity("2"), false).unwrap();
+        one_handle.subscriber().renew(Identity { jti: Some("new".to_owned()), ..identity("1") });
+        assert_eq!(hub.close_where(|identity| identity.jti.as_deref() == Some("old"), Ending::Revoked), 0);
+        assert_eq!(hub.close_where(|identity| identity.jti.as_deref() == Some("new"), Ending::Revoked), 1);
+        assert_eq!(hub.close_where(|identity| identity.jti.is_some(), Ending::Revoked), 0, "closed already");
+        assert_eq!(next(&mut one), Poll::Ready(Err(Stopped::Closed(Ending::Revoked))));
+        one.begin_anew();
+        assert_eq!(next(&mut one), Poll::Ready(Err(Stopped::Closed(Ending::Revoked))));
+        assert_eq!(next(&mut other), Poll::Pending);
+    }
+
+    #[test]
+    fn a_delivery_is_reported_once_however_many_take_it() {
+        let key = DeliveryKey { job: 7, ordinal: 0 };
+        let place = Place { stream: user("1"), seq: 1 };
+        let frame = Frame::item("x", place, Some(key));
+        assert_eq!([frame.take_delivery(), frame.take_delivery()], [Some(key), None]);
     }
 }

@@ -1,30 +1,56 @@
-//! The accept loop of both listeners: HTTP/1.1 with upgrades, a time limits for head and body, and a limit on connections.
+//! The accept loops of both listeners: HTTP/1.1 with upgrades, over TCP or Unix sockets, with or without TLS, behind proxies or not; time
+//! limits for whatever a client has to send, and limits on connections.
 //!
 //! No routes and no authentication here; what an upgraded socket says is its session's.
 
+mod client;
+mod endpoint;
+mod permit;
+mod proxy_header;
+mod tls;
+
 use std::{
+    convert::Infallible,
     io,
-    net::SocketAddr,
-    pin::pin,
+    net::IpAddr,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
-use axum::Router;
-use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
+use axum::{Router, body::Body};
+use futures_util::future::join_all;
+use hyper::{
+    Request, Response, StatusCode,
+    body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::sleep,
+    io::{AsyncRead, AsyncWrite},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
-use super::body::TimedBody;
+pub(super) use self::permit::ConnectionPermit;
+use self::{
+    client::Peer,
+    endpoint::Accepted,
+    permit::{AddressLimit, AddressPermit},
+};
+pub use self::{
+    client::ProxyTrust,
+    endpoint::{BindError, Endpoint},
+    tls::{Tls, TlsFile, TlsProblem},
+};
+use super::{body::TimedBody, error_response};
 
 /// How long to wait after an accept that failed for want of something (descriptors, memory): long enough not to spin, short enough
 /// that a freed descriptor is used at once as people see it.
@@ -34,75 +60,266 @@ const CONNECTION_BUFFER_LIMIT: usize = 64 * 1024;
 
 #[derive(Clone, Debug)]
 pub struct ListenerSettings {
-    /// From the opening of a connection, or the end of a response on it, until the next request's head is complete.
+    /// From the opening of a connection, or the end of a response on it, until the next request's head is complete. What comes before
+    /// the first one, a proxy's header and a TLS handshake, has as long again.
     pub header_timeout: Duration,
     /// From the first wait for a request's body until it is complete.
     pub body_timeout: Duration,
     /// Connections open at once, upgraded ones included. One more is closed as soon as it is accepted.
     pub max_connections: usize,
+    /// The same for each client's address, an IPv6 one with its /64. One more is closed, or where a trusted proxy brings it, refused.
+    pub max_connections_per_address: usize,
+    pub trust: ProxyTrust,
+    /// On TCP connections.
+    pub tls: Option<Arc<Tls>>,
     pub counters: Arc<ListenerCounters>,
 }
 
-/// What the accept loop met, from the start of the process.
+impl ListenerSettings {
+    /// Without proxies and TLS, and with no other limit than the total.
+    pub fn direct(header_timeout: Duration, body_timeout: Duration, max_connections: usize, counters: Arc<ListenerCounters>) -> Self {
+        Self {
+            header_timeout,
+            body_timeout,
+            max_connections,
+            max_connections_per_address: max_connections,
+            trust: ProxyTrust::nobody(),
+            tls: None,
+            counters,
+        }
+    }
+}
+
+/// What the accept loops met, from the start of the process.
 #[derive(Debug, Default)]
 pub struct ListenerCounters {
     pub accepted: AtomicU64,
     /// Closed at once because `max_connections` were open.
     pub over_limit: AtomicU64,
+    /// Closed or refused because `max_connections_per_address` were open.
+    pub over_address_limit: AtomicU64,
     /// Accepts that failed for want of something, such as descriptors.
     pub accept_errors: AtomicU64,
+    /// Closed because they did not begin with a trusted proxy's header, in time.
+    pub proxy_refused: AtomicU64,
+    /// Closed because no TLS came about, in time.
+    pub tls_failed: AtomicU64,
+    /// Closed because no whole request head came in time, idle ones included.
+    pub header_timeouts: AtomicU64,
+    /// Requests whose body was not complete in time.
+    pub body_timeouts: AtomicU64,
+    refused: Notify,
 }
 
-/// Who is at the other end of the connection; an extension of every request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PeerAddr(pub SocketAddr);
+impl ListenerCounters {
+    /// Waits until somebody is turned away: one of `over_limit`, `over_address_limit` and `proxy_refused` has moved.
+    pub async fn refused(&self) {
+        self.refused.notified().await;
+    }
 
-/// A connection's place among `max_connections`; an extension of every request. Whoever keeps an upgraded socket keeps this with it.
-#[derive(Clone, Debug)]
-pub(super) struct ConnectionPermit(#[expect(dead_code, reason = "held, and given back on drop")] Arc<OwnedSemaphorePermit>);
+    fn refuse(&self, counter: &AtomicU64) {
+        count(counter);
+        self.refused.notify_one();
+    }
+}
+
+/// Who is at the other end of a request, as far as trusted proxies say; an extension of every request. Nobody's address is known who
+/// comes over a Unix socket without a proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerAddr(pub Option<IpAddr>);
 
 /// Accepts and serves connections until `shutdown`, then lets each finish the request it is in. Ends when no more are accepted; the
 /// connections are on `tracker`.
-pub async fn serve(listener: TcpListener, app: Router, settings: ListenerSettings, shutdown: CancellationToken, tracker: TaskTracker) {
-    let permits = Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS)));
+pub async fn serve(endpoints: Vec<Endpoint>, app: Router, settings: ListenerSettings, shutdown: CancellationToken, tracker: TaskTracker) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(settings.header_timeout).max_buf_size(CONNECTION_BUFFER_LIMIT);
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            () = shutdown.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, peer)) => {
-                settings.counters.accepted.fetch_add(1, Relaxed);
-                match Arc::clone(&permits).try_acquire_owned() {
-                    Ok(permit) => {
-                        tracker.spawn(connection(
-                            http.clone(),
-                            settings.body_timeout,
-                            stream,
-                            peer,
-                            app.clone(),
-                            shutdown.clone(),
-                            ConnectionPermit(Arc::new(permit)),
-                        ));
-                    }
-                    Err(_) => {
-                        settings.counters.over_limit.fetch_add(1, Relaxed);
+    let serving = Arc::new(Serving {
+        http,
+        app,
+        places: Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS))),
+        addresses: Arc::new(AddressLimit::new(settings.max_connections_per_address)),
+        settings,
+        shutdown,
+        tracker,
+    });
+    join_all(endpoints.into_iter().map(|endpoint| serving.clone().accept(endpoint))).await;
+}
+
+/// What the accept loops and the connections of a listener share.
+struct Serving {
+    http: http1::Builder,
+    app: Router,
+    places: Arc<Semaphore>,
+    addresses: Arc<AddressLimit>,
+    settings: ListenerSettings,
+    shutdown: CancellationToken,
+    tracker: TaskTracker,
+}
+
+impl Serving {
+    async fn accept(self: Arc<Self>, endpoint: Endpoint) {
+        let counters = &self.settings.counters;
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = self.shutdown.cancelled() => return,
+                accepted = endpoint.accept() => accepted,
+            };
+            match accepted {
+                Ok(accepted) => {
+                    count(&counters.accepted);
+                    match self.places.clone().try_acquire_owned() {
+                        Ok(place) => drop(self.tracker.spawn(self.clone().connection(accepted, place))),
+                        Err(_) => counters.refuse(&counters.over_limit),
                     }
                 }
-            }
-            Err(error) if is_about_one_connection(&error) => {}
-            Err(_) => {
-                settings.counters.accept_errors.fetch_add(1, Relaxed);
-                tokio::select! {
-                    () = shutdown.cancelled() => return,
-                    () = sleep(ACCEPT_BACKOFF) => {}
+                Err(error) if is_about_one_connection(&error) => {}
+                Err(_) => {
+                    count(&counters.accept_errors);
+                    tokio::select! {
+                        () = self.shutdown.cancelled() => return,
+                        () = sleep(ACCEPT_BACKOFF) => {}
+                    }
                 }
             }
         }
     }
+
+    async fn connection(self: Arc<Self>, accepted: Accepted, place: OwnedSemaphorePermit) {
+        match accepted {
+            Accepted::Tcp(stream, address) => self.arrived(stream, Peer::Address(address.ip().to_canonical()), true, place).await,
+            // Boxed, as TLS below, so that the many plain connections are not as large as the largest.
+            Accepted::Unix(stream) => Box::pin(self.arrived(stream, Peer::Unix, false, place)).await,
+        }
+    }
+
+    /// What comes before the first request: the proxy's header, the place among those of its address, TLS.
+    async fn arrived<S: Stream>(self: Arc<Self>, mut stream: S, peer: Peer, is_tcp: bool, place: OwnedSemaphorePermit) {
+        let counters = &self.settings.counters;
+        let peer = if self.settings.trust.proxy_protocol {
+            match Box::pin(self.told_by_proxy(&mut stream, peer)).await {
+                Some(peer) => peer,
+                None => return counters.refuse(&counters.proxy_refused),
+            }
+        } else {
+            peer
+        };
+        let Ok(address) = self.take_place(peer) else { return };
+        let permit = ConnectionPermit::new(place, address);
+        let Some(tls) = self.settings.tls.as_ref().filter(|_| is_tcp) else { return self.clone().http(stream, peer, permit).await };
+        let handshake = tls.acceptor().accept(stream);
+        Box::pin(async {
+            match self.in_time(handshake).await {
+                Some(Ok(stream)) => self.clone().http(stream, peer, permit).await,
+                _ => count(&counters.tls_failed),
+            }
+        })
+        .await;
+    }
+
+    /// Whom the proxy speaks for; `None` when it is not trusted, or does not say so properly and in time.
+    async fn told_by_proxy(&self, stream: &mut (impl AsyncRead + Unpin), peer: Peer) -> Option<Peer> {
+        if !self.settings.trust.trusts(peer) {
+            return None;
+        }
+        let client = self.in_time(proxy_header::read(stream)).await?.ok()?;
+        Some(client.map_or(peer, |address| Peer::Address(address.to_canonical())))
+    }
+
+    async fn in_time<T>(&self, step: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            done = timeout(self.settings.header_timeout, step) => done.ok(),
+            () = self.shutdown.cancelled() => None,
+        }
+    }
+
+    /// A place for `client` among those of its address, where it has one and is no proxy itself; an error when they are all taken.
+    fn take_place(&self, client: Peer) -> Result<Option<AddressPermit>, OverLimit> {
+        let Some(address) = client.address().filter(|_| !self.settings.trust.trusts(client)) else { return Ok(None) };
+        let taken = self.addresses.take(address);
+        if taken.is_none() {
+            self.settings.counters.refuse(&self.settings.counters.over_address_limit);
+        }
+        taken.map(Some).ok_or(OverLimit)
+    }
+
+    async fn http<S: Stream>(self: Arc<Self>, stream: S, peer: Peer, permit: ConnectionPermit) {
+        let is_proxy = self.settings.trust.trusts(peer);
+        let serving = self.clone();
+        let service = service_fn(move |request| serving.clone().answer(request, peer, is_proxy, permit.clone()));
+        let mut connection = pin!(self.http.serve_connection(TokioIo::new(stream), service).with_upgrades());
+        // How a connection ended is the peer's affair: timeouts, resets and malformed heads are all answered by closing it.
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = self.shutdown.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if ended.is_err_and(|error| error.is_timeout()) {
+            count(&self.settings.counters.header_timeouts);
+        }
+    }
+
+    async fn answer(
+        self: Arc<Self>,
+        mut request: Request<Incoming>,
+        peer: Peer,
+        is_proxy: bool,
+        mut permit: ConnectionPermit,
+    ) -> Result<Response<HeldBody>, Infallible> {
+        let mut client = peer;
+        if is_proxy {
+            // A proxy's connection carries the requests of many.
+            client = self.settings.trust.client(peer, request.headers());
+            let Ok(place) = self.take_place(client) else {
+                let refused = error_response(StatusCode::TOO_MANY_REQUESTS, "too many connections from this address");
+                return Ok(refused.map(|body| HeldBody { body, _place: None }));
+            };
+            permit = permit.with_client(place);
+        }
+        let place = permit.client();
+        request.extensions_mut().insert(PeerAddr(client.address()));
+        request.extensions_mut().insert(permit);
+        let ListenerSettings { body_timeout, ref counters, .. } = self.settings;
+        let request = request.map(|body| TimedBody::new(body, body_timeout, counters.clone()));
+        let response = self.app.clone().oneshot(request).await?;
+        Ok(response.map(|body| HeldBody { body, _place: place }))
+    }
+}
+
+/// All places of an address are taken.
+struct OverLimit;
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for S {}
+
+/// A response's body, and the place of the client it goes to, for as long as it takes: a stream of events takes hours.
+struct HeldBody {
+    body: Body,
+    _place: Option<Arc<AddressPermit>>,
+}
+
+impl HttpBody for HeldBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Relaxed);
 }
 
 /// A peer that left before we took it says nothing about the next one.
@@ -110,122 +327,5 @@ fn is_about_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset)
 }
 
-async fn connection(
-    http: http1::Builder,
-    body_timeout: Duration,
-    stream: TcpStream,
-    peer: SocketAddr,
-    app: Router,
-    shutdown: CancellationToken,
-    permit: ConnectionPermit,
-) {
-    // Without it small frames wait for the peer's delayed ACK (SOCKETS.md, section 3). It fails only on a socket already reset.
-    if stream.set_nodelay(true).is_err() {
-        return;
-    }
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(PeerAddr(peer));
-        request.extensions_mut().insert(permit.clone());
-        app.clone().oneshot(request.map(|body| TimedBody::new(body, body_timeout)))
-    });
-    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service).with_upgrades());
-    // How a connection ended is the peer's affair: timeouts, resets and malformed heads are all answered by closing it.
-    tokio::select! {
-        _ended = connection.as_mut() => return,
-        () = shutdown.cancelled() => connection.as_mut().graceful_shutdown(),
-    }
-    let _ended = connection.await;
-}
-
 #[cfg(test)]
-mod tests {
-    use axum::{
-        Extension,
-        extract::rejection::StringRejection,
-        routing::{get, post},
-    };
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-
-    use super::{super::BodyTimedOut, *};
-
-    struct Running {
-        addr: SocketAddr,
-        counters: Arc<ListenerCounters>,
-        shutdown: CancellationToken,
-        tracker: TaskTracker,
-    }
-
-    async fn start(timeout: Duration, max_connections: usize) -> Running {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap();
-        let app = Router::new()
-            .route("/peer", get(|Extension(PeerAddr(peer)): Extension<PeerAddr>| async move { peer.to_string() }))
-            .route("/body", post(async |body: Result<String, StringRejection>| body.map_err(|rejected| told(&rejected))));
-        let counters = Arc::new(ListenerCounters::default());
-        let settings =
-            ListenerSettings { header_timeout: timeout, body_timeout: timeout, max_connections, counters: Arc::clone(&counters) };
-        let (shutdown, tracker) = (CancellationToken::new(), TaskTracker::new());
-        tracker.spawn(serve(listener, app, settings, shutdown.clone(), tracker.clone()));
-        Running { addr, counters, shutdown, tracker }
-    }
-
-    fn told(rejected: &StringRejection) -> String {
-        BodyTimedOut::find(rejected).map_or_else(|| "something else".to_owned(), |timed_out| timed_out.to_string())
-    }
-
-    async fn get_peer(stream: &mut TcpStream) -> String {
-        stream.write_all(b"GET /peer HTTP/1.1\r\nHost: test\r\n\r\n").await.unwrap();
-        let expected = stream.local_addr().unwrap().to_string();
-        let mut answer = Vec::new();
-        while !answer.ends_with(expected.as_bytes()) {
-            assert_ne!(stream.read_buf(&mut answer).await.unwrap(), 0, "closed early: {}", String::from_utf8_lossy(&answer));
-        }
-        String::from_utf8(answer).unwrap()
-    }
-
-    #[tokio::test]
-    async fn serves_and_tells_the_peers_address_and_drains() {
-        let running = start(Duration::from_mins(1), 10).await;
-        let mut stream = TcpStream::connect(running.addr).await.unwrap();
-        assert!(get_peer(&mut stream).await.starts_with("HTTP/1.1 200 OK\r\n"));
-        running.shutdown.cancel();
-        running.tracker.close();
-        running.tracker.wait().await;
-        assert_eq!(stream.read(&mut [0; 16]).await.unwrap(), 0, "an idle connection is closed at shutdown");
-    }
-
-    #[tokio::test]
-    async fn a_silent_connection_is_closed_after_the_header_timeout() {
-        let running = start(Duration::from_millis(20), 10).await;
-        let mut stream = TcpStream::connect(running.addr).await.unwrap();
-        stream.write_all(b"GET /peer HTTP/1.1\r\nHo").await.unwrap();
-        let mut rest = Vec::new();
-        stream.read_to_end(&mut rest).await.unwrap();
-        assert!(!rest.starts_with(b"HTTP/1.1 200"));
-    }
-
-    #[tokio::test]
-    async fn a_body_that_does_not_come_is_given_up() {
-        let running = start(Duration::from_millis(20), 10).await;
-        for (sent, expected) in [("whole", "whole"), ("half", "the body was not complete within 20ms")] {
-            let mut stream = TcpStream::connect(running.addr).await.unwrap();
-            let request = format!("POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\n{sent}");
-            stream.write_all(request.as_bytes()).await.unwrap();
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await.unwrap();
-            assert!(answer.ends_with(expected), "{answer}");
-        }
-    }
-
-    #[tokio::test]
-    async fn one_connection_too_many_is_closed_at_once_and_counted() {
-        let running = start(Duration::from_mins(1), 1).await;
-        let mut first = TcpStream::connect(running.addr).await.unwrap();
-        get_peer(&mut first).await;
-        let mut second = TcpStream::connect(running.addr).await.unwrap();
-        assert_eq!(second.read(&mut [0; 16]).await.unwrap_or(0), 0);
-        assert_eq!(running.counters.over_limit.load(Relaxed), 1);
-        assert_eq!(running.counters.accepted.load(Relaxed), 2);
-        get_peer(&mut first).await;
-    }
-}
+mod tests;

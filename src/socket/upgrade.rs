@@ -128,9 +128,14 @@ pub(super) fn offered_protocols(headers: &HeaderMap) -> impl Iterator<Item = &st
 }
 
 /// The first value of `name` in the query.
-pub(super) fn query_value(uri: &Uri, name: &str) -> Option<String> {
-    let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri).ok()?;
-    pairs.into_iter().find_map(|(key, value)| (key == name).then_some(value))
+pub fn query_value(uri: &Uri, name: &str) -> Option<String> {
+    query_values(uri, name).next()
+}
+
+/// Every value of `name` in the query.
+pub fn query_values<'n>(uri: &Uri, name: &'n str) -> impl Iterator<Item = String> + use<'n> {
+    let pairs = Query::<Vec<(String, String)>>::try_from_uri(uri).map_or_else(|_| Vec::new(), |Query(pairs)| pairs);
+    pairs.into_iter().filter_map(move |(key, value)| (key == name).then_some(value))
 }
 
 /// Which web pages may open a socket. A request without `Origin` is no browser's and passes: without it a page elsewhere could use
@@ -149,7 +154,16 @@ impl OriginPolicy {
     pub(super) fn allows(&self, headers: &HeaderMap) -> bool {
         headers.get_all(ORIGIN).iter().all(|origin| origin.to_str().ok().and_then(origin_of).is_some_and(|it| self.allowed.contains(&it)))
     }
+
+    /// The same, of a request that a browser vouches for by itself, with a cookie. Not every cross-site request carries an `Origin`.
+    pub(super) fn allows_ambient(&self, headers: &HeaderMap) -> bool {
+        let is_cross_site = || headers.get(FETCH_SITE).is_some_and(|site| site == "cross-site");
+        self.allows(headers) && (headers.contains_key(ORIGIN) || !is_cross_site())
+    }
 }
+
+/// What browsers say of where a request comes from, `Origin` or not (W3C Fetch Metadata).
+const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// The origin of a URL as browsers write it (RFC 6454, section 6.2): lower case, without the scheme's own port.
 fn origin_of(url: &str) -> Option<String> {

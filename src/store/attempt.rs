@@ -11,7 +11,7 @@ use super::{
     tx::Tx,
     writer::{Committing, Urgency},
 };
-use crate::model::{Channel, Code, DeliveryKey, Status, SuppressionReason, Timestamp, UserId};
+use crate::model::{Channel, Code, DeliveryKey, Status, SuppressionReason, Timestamp};
 
 /// [`crate::model::Outcome::as_str`] of an unknown one.
 const UNKNOWN: &str = "unknown";
@@ -74,25 +74,6 @@ pub enum Recorded {
     Late { lifted: bool },
 }
 
-/// A live notification to store.
-#[derive(Clone, Debug)]
-pub struct LiveItem {
-    pub begin: Begin,
-    pub user_id: UserId,
-    /// The notification as it is stored, in JSON.
-    pub notification: Arc<str>,
-    pub collapse_key: Option<String>,
-}
-
-/// A live notification that is now in its user's inbox, and `sent`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LiveStored {
-    pub id: i64,
-    pub seq: i64,
-    pub created_at: Timestamp,
-    pub unread: i64,
-}
-
 impl Store {
     /// Records that attempts begin: the gate of DESIGN.md section 2. One answer for each, in order.
     pub async fn begin(&self, attempts: Vec<Begin>, lease: Lease) -> Result<Vec<Gate>, StoreError> {
@@ -150,38 +131,6 @@ impl Store {
             .await
     }
 
-    /// Stores a live notification: attempt, inbox row and `sent` in one commit. `Err` holds what the gate said instead.
-    pub async fn send_live(&self, item: LiveItem, lease: Lease) -> Result<Result<LiveStored, Gate>, StoreError> {
-        self.writer
-            .write(Urgency::Normal, 4, move |tx| {
-                let started_at = match open_gate(tx, &item.begin, lease)? {
-                    Gate::Open { started_at } => started_at,
-                    refused => return Ok(Err(refused)),
-                };
-                let stored = insert_inbox(tx, &item)?;
-                let record = Record {
-                    key: item.begin.key,
-                    channel: item.begin.channel,
-                    number: item.begin.attempts + 1,
-                    provider: item.begin.provider,
-                    started_at,
-                    finished_at: tx.now,
-                    outcome: "sent",
-                    code: None,
-                    status_code: None,
-                    detail: None,
-                    provider_id: Some(stored.id.to_string()),
-                    address_gone: false,
-                    status: Status::Sent,
-                    due_at: tx.now,
-                };
-                apply_record(tx, &record)?;
-                fail::fail_point!("live-before-commit");
-                Ok(Ok(stored))
-            })
-            .await
-    }
-
     /// How many earlier attempts of a delivery that still waits used none of them up: the set-up was refused, or a limit of our own held it
     /// back. Any other permanent outcome would have ended it.
     pub async fn uncounted_attempts(&self, key: DeliveryKey) -> Result<u32, StoreError> {
@@ -196,26 +145,28 @@ impl Store {
 
     /// Marks live deliveries as written to a socket. Those not `sent` (any more) are left alone.
     pub async fn mark_delivered(&self, keys: Vec<DeliveryKey>) -> Result<(), StoreError> {
-        self.writer
-            .write(Urgency::Normal, keys.len(), move |tx| {
-                for key in &keys {
-                    let moved = tx
-                        .connection
-                        .prepare_cached("UPDATE deliveries SET status = 3, updated_at = ?3 WHERE job = ?1 AND ordinal = ?2 AND status = 2 RETURNING channel")?
-                        .query_row((key.job, key.ordinal, tx.now.as_millis()), |row| row.get::<_, i64>(0))
-                        .optional()?;
-                    if let Some(channel) = moved.and_then(Channel::from_number) {
-                        tx.count_moved(*key, channel, Status::Sent, Status::Delivered)?;
-                    }
-                }
-                Ok(())
-            })
-            .await
+        self.writer.write(Urgency::Normal, keys.len(), move |tx| mark_delivered_in(tx, &keys)).await
     }
 }
 
+pub(super) fn mark_delivered_in(tx: &mut Tx<'_>, keys: &[DeliveryKey]) -> rusqlite::Result<()> {
+    for key in keys {
+        let moved = tx
+            .connection
+            .prepare_cached(
+                "UPDATE deliveries SET status = 3, updated_at = ?3 WHERE job = ?1 AND ordinal = ?2 AND status = 2 RETURNING channel",
+            )?
+            .query_row((key.job, key.ordinal, tx.now.as_millis()), |row| row.get::<_, i64>(0))
+            .optional()?;
+        if let Some(channel) = moved.and_then(Channel::from_number) {
+            tx.count_moved(*key, channel, Status::Sent, Status::Delivered)?;
+        }
+    }
+    Ok(())
+}
+
 /// Compare and swap: queued, held by us, not expired, and nobody made an attempt meanwhile.
-fn open_gate(tx: &mut Tx<'_>, begin: &Begin, lease: Lease) -> rusqlite::Result<Gate> {
+pub(super) fn open_gate(tx: &mut Tx<'_>, begin: &Begin, lease: Lease) -> rusqlite::Result<Gate> {
     let now = tx.now.as_millis();
     if suppressions::holds_back(tx, begin)? {
         let suppressed = tx
@@ -256,7 +207,7 @@ fn open_gate(tx: &mut Tx<'_>, begin: &Begin, lease: Lease) -> rusqlite::Result<G
     Ok(Gate::Lost)
 }
 
-fn apply_record(tx: &mut Tx<'_>, record: &Record) -> rusqlite::Result<Recorded> {
+pub(super) fn apply_record(tx: &mut Tx<'_>, record: &Record) -> rusqlite::Result<Recorded> {
     fail::fail_point!("outcome-before-commit");
     let now = tx.now.as_millis();
     let sent = sent_before(tx, record)?;
@@ -392,37 +343,4 @@ fn lift(tx: &mut Tx<'_>, record: &Record) -> rusqlite::Result<bool> {
         .execute(params![record.key.job, record.key.ordinal, record.provider, record.provider_id, tx.now.as_millis()])?;
     tx.count_moved(record.key, record.channel, from, Status::Sent)?;
     Ok(true)
-}
-
-fn insert_inbox(tx: &Tx<'_>, item: &LiveItem) -> rusqlite::Result<LiveStored> {
-    let user = item.user_id.as_str();
-    let replaced = match &item.collapse_key {
-        None => 0,
-        Some(key) => tx
-            .connection
-            .prepare_cached("DELETE FROM inbox WHERE user_id = ?1 AND collapse_key = ?2 RETURNING read_at IS NULL AND archived_at IS NULL")?
-            .query_map((user, key), |row| row.get::<_, i64>(0))?
-            .sum::<rusqlite::Result<i64>>()?,
-    };
-    let (seq, unread) = tx
-        .connection
-        .prepare_cached(
-            "INSERT INTO inbox_users (user_id, seq, unread) VALUES (?1, 1, 1)
-             ON CONFLICT (user_id) DO UPDATE SET seq = seq + 1, unread = unread + 1 - ?2 RETURNING seq, unread",
-        )?
-        .query_row((user, replaced), |row| Ok((row.get(0)?, row.get(1)?)))?;
-    tx.connection
-        .prepare_cached(
-            "INSERT INTO inbox (user_id, seq, job, ordinal, notification, collapse_key, created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-        )?
-        .execute(params![
-            user,
-            seq,
-            item.begin.key.job,
-            item.begin.key.ordinal,
-            &*item.notification,
-            item.collapse_key,
-            tx.now.as_millis()
-        ])?;
-    Ok(LiveStored { id: tx.connection.last_insert_rowid(), seq, created_at: tx.now, unread })
 }

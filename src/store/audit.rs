@@ -80,9 +80,17 @@ fn audit(connection: &Connection) -> rusqlite::Result<Audit> {
         ("deliveries without their job", "SELECT count(*) FROM deliveries WHERE job NOT IN (SELECT num FROM jobs)"),
         (
             "live deliveries sent without an inbox row",
-            "SELECT count(*) FROM deliveries d WHERE d.channel = 3 AND d.status IN (2, 3) AND d.collapse_key IS NULL
+            "SELECT count(*) FROM deliveries d LEFT JOIN inbox_users u ON u.user_id = d.user_id
+             WHERE d.channel = 3 AND d.status IN (2, 3) AND d.user_id IS NOT NULL AND d.collapse_key IS NULL
              AND NOT EXISTS (SELECT 1 FROM inbox i WHERE i.job = d.job AND i.ordinal = d.ordinal)
-             AND d.attempt_at >= coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'inbox_purged_before'), 0)",
+             AND d.attempt_at > coalesce(u.floor_at, 0)",
+        ),
+        (
+            "live deliveries to a topic sent without a row there",
+            "SELECT count(*) FROM deliveries d LEFT JOIN topics t ON t.topic = d.address
+             WHERE d.channel = 3 AND d.status IN (2, 3) AND d.user_id IS NULL AND d.collapse_key IS NULL
+             AND NOT EXISTS (SELECT 1 FROM topic_items i WHERE i.job = d.job AND i.ordinal = d.ordinal)
+             AND d.attempt_at > coalesce(t.floor_at, 0)",
         ),
     ] {
         let found = one(sql)?;

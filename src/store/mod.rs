@@ -13,9 +13,12 @@ mod claim;
 mod contact;
 mod error;
 mod events;
+mod inbox;
+mod live;
 mod pending;
 mod purge;
 mod read;
+mod revocations;
 mod suppressions;
 mod suspects;
 mod tx;
@@ -33,16 +36,19 @@ use tokio::sync::Semaphore;
 
 pub use self::{
     accept::{Accepted, Conflicts, Expansion, NewDeliveries, NewDelivery, NewJob, Placement, Plan, Step},
-    attempt::{Begin, Gate, LiveItem, LiveStored, Record, Recorded},
+    attempt::{Begin, Gate, Record, Recorded},
     audit::{Audit, StatusTotal},
     callbacks::{Applied, Callback, Moved, Report, SuppressedAddress},
     cancel::Cancelled,
     claim::{Claimed, Interrupted},
     error::StoreError,
     events::{ClosedToJobs, EventSettings},
+    inbox::{CHANGE_LIMIT, Changed, Chosen, Head, INBOX_LIST_LIMIT, ITEMS_PAGE_LIMIT, InboxFilter, InboxPage, ItemChange, Replay},
+    live::{LiveItem, LiveStored},
     pending::{EventKind, EventPage, PendingEvent},
     purge::Purged,
     read::{AttemptView, Attempts, Confirmations, DeliveryFilter, DeliveryPage, DeliveryView, JobStatus, JobView, PAGE_LIMIT},
+    revocations::{NewRevocation, REVOCATIONS_PAGE_LIMIT, RevocationFilter},
     suppressions::{
         NewSuppression, SUPPRESSIONS_PAGE_LIMIT, Suppressed, SuppressionExpiry, SuppressionFilter, SuppressionPage, SuppressionView,
     },
@@ -80,9 +86,12 @@ pub struct StoreSettings {
     /// How long the ids of purged jobs are remembered, counted from accept.
     pub idempotency_retention: Duration,
     pub inbox_retention: Duration,
+    /// Items kept per inbox and topic; the oldest go.
+    pub inbox_limit: u32,
     /// `None` writes no events.
     pub events: Option<EventSettings>,
     pub suppression_expiry: SuppressionExpiry,
+    pub revocation_retention: Duration,
 }
 
 /// Who holds a delivery, and until when.
@@ -102,6 +111,7 @@ pub struct Store {
     events: Arc<EventLog>,
     suppressions: Arc<SuppressionList>,
     unsubscribe_key: secrecy::SecretString,
+    ticket_key: secrecy::SecretString,
     settings: Arc<StoreSettings>,
     owner: i64,
     epoch: Arc<str>,
@@ -154,7 +164,8 @@ impl Store {
         let counts = Arc::new(read_counts(&connection).map_err(failed)?);
         let events = Arc::new(EventLog::open(&connection, settings.events.clone()).map_err(failed)?);
         let suppressions = Arc::new(SuppressionList::open(&connection, settings.suppression_expiry).map_err(failed)?);
-        let unsubscribe_key = suppressions::unsubscribe_key(&connection).map_err(failed)?;
+        let unsubscribe_key = sealing_key(&connection, "unsubscribe_key").map_err(failed)?;
+        let ticket_key = sealing_key(&connection, "ticket_key").map_err(failed)?;
         let readers = (0..settings.readers)
             .map(|_| {
                 let reader = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
@@ -177,6 +188,7 @@ impl Store {
             events,
             suppressions,
             unsubscribe_key,
+            ticket_key,
             settings: Arc::new(settings),
             owner,
             epoch: epoch.into(),
@@ -197,6 +209,11 @@ impl Store {
     /// Names the store's history; changes only when a backup is restored.
     pub fn epoch(&self) -> &Arc<str> {
         &self.epoch
+    }
+
+    /// What tickets are sealed with: 32 bytes in Base64 (RFC 4648, section 5), the same for as long as this store lives.
+    pub fn ticket_key(&self) -> &secrecy::SecretString {
+        &self.ticket_key
     }
 
     pub fn counts(&self) -> &Counts {
@@ -351,6 +368,12 @@ fn begin_incarnation(connection: &mut Connection, has_events: bool) -> rusqlite:
     let epoch = transaction.query_row("SELECT value FROM meta WHERE key = 'epoch'", (), |row| row.get(0))?;
     transaction.commit()?;
     Ok((owner.parse().unwrap_or(1), epoch))
+}
+
+/// A key to seal with (Fernet), made at the first start.
+fn sealing_key(connection: &Connection, name: &str) -> rusqlite::Result<secrecy::SecretString> {
+    connection.execute("INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT DO NOTHING", (name, fernet::Fernet::generate_key()))?;
+    connection.query_row("SELECT value FROM meta WHERE key = ?1", [name], |row| row.get::<_, String>(0)).map(Into::into)
 }
 
 fn read_counts(connection: &Connection) -> rusqlite::Result<Counts> {

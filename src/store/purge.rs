@@ -2,7 +2,7 @@
 
 use rusqlite::{OptionalExtension, params};
 
-use super::{Store, StoreError, callbacks, suppressions, tx::Tx, writer::Urgency};
+use super::{Store, StoreError, callbacks, live, revocations, suppressions, tx::Tx, writer::Urgency};
 use crate::model::{Channel, Status};
 
 /// Rows removed in one commit.
@@ -21,6 +21,8 @@ pub struct Purged {
     pub callbacks: u64,
     /// Addresses whose time on the suppression list is over.
     pub suppressions: u64,
+    /// Revocations that no token can be old enough for any more.
+    pub revocations: u64,
 }
 
 impl Purged {
@@ -36,6 +38,7 @@ impl Purged {
         self.suspects += step.suspects;
         self.callbacks += step.callbacks;
         self.suppressions += step.suppressions;
+        self.revocations += step.revocations;
     }
 }
 
@@ -48,6 +51,7 @@ impl Store {
                 let finished_before = tx.now.saturating_sub(settings.retention).as_millis();
                 let remembered_since = tx.now.saturating_sub(settings.idempotency_retention).as_millis();
                 let inbox_since = tx.now.saturating_sub(settings.inbox_retention).as_millis();
+                let revoked_since = tx.now.saturating_sub(settings.revocation_retention).as_millis();
                 let mut purged = Purged::default();
                 while purged.deliveries < STEP as u64 && purged.jobs < STEP as u64 {
                     let Some(job) = oldest_finished(tx, finished_before)? else { break };
@@ -60,9 +64,10 @@ impl Store {
                 purged.suspects = connection
                     .prepare_cached("DELETE FROM suspects WHERE key IN (SELECT key FROM suspects WHERE at < ?1 LIMIT ?2)")?
                     .execute(params![remembered_since, STEP])? as u64;
-                purged.inbox_items = purge_inbox(tx, inbox_since)?;
+                purged.inbox_items = live::purge_in(tx, inbox_since, STEP)?;
                 purged.callbacks = callbacks::purge_in(tx, STEP)?;
                 purged.suppressions = suppressions::purge_in(tx, STEP)?;
+                purged.revocations = revocations::purge_in(tx, revoked_since, STEP)?;
                 Ok(purged)
             })
             .await
@@ -114,28 +119,4 @@ fn purge_job(tx: &mut Tx<'_>, job: i64, remembered_since: i64, purged: &mut Purg
         purged.jobs += tx.connection.prepare_cached("DELETE FROM jobs WHERE num = ?1")?.execute([job])? as u64;
     }
     Ok(())
-}
-
-fn purge_inbox(tx: &Tx<'_>, since: i64) -> rusqlite::Result<u64> {
-    let unread: Vec<(String, bool)> = tx
-        .connection
-        .prepare_cached(
-            "DELETE FROM inbox WHERE id IN (SELECT id FROM inbox WHERE created_at < ?1 ORDER BY created_at LIMIT ?2)
-             RETURNING user_id, read_at IS NULL AND archived_at IS NULL",
-        )?
-        .query_map(params![since, STEP], |row| Ok((row.get(0)?, row.get(1)?)))?
-        .collect::<rusqlite::Result<_>>()?;
-    if !unread.is_empty() {
-        // What the audit may no longer look for.
-        tx.connection
-            .prepare_cached(
-                "INSERT INTO meta (key, value) VALUES ('inbox_purged_before', ?1) ON CONFLICT (key) DO UPDATE SET value = excluded.value
-                 WHERE CAST(excluded.value AS INTEGER) > CAST(value AS INTEGER)",
-            )?
-            .execute([since.to_string()])?;
-    }
-    for (user, _) in unread.iter().filter(|(_, unread)| *unread) {
-        tx.connection.prepare_cached("UPDATE inbox_users SET unread = unread - 1 WHERE user_id = ?1")?.execute([user])?;
-    }
-    Ok(unread.len() as u64)
 }

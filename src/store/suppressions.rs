@@ -402,10 +402,3 @@ fn list_column(list: Option<&ListName>) -> &str {
 fn rows(changed: usize) -> i64 {
     i64::try_from(changed).unwrap_or(i64::MAX)
 }
-
-/// The key of unsubscribe links, made at the first start.
-pub(super) fn unsubscribe_key(connection: &Connection) -> rusqlite::Result<secrecy::SecretString> {
-    connection
-        .execute("INSERT INTO meta (key, value) VALUES ('unsubscribe_key', ?1) ON CONFLICT DO NOTHING", [fernet::Fernet::generate_key()])?;
-    connection.query_row("SELECT value FROM meta WHERE key = 'unsubscribe_key'", (), |row| row.get::<_, String>(0)).map(Into::into)
-}

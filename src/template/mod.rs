@@ -202,7 +202,7 @@ impl Target {
             (Channel::Push, Address::PushToken(token)) => Self::Push(PushTarget::Token(token.clone())),
             (Channel::Push, Address::PushTopic(topic)) => Self::Push(PushTarget::Topic(topic.to_string())),
             (Channel::Push, Address::PushCondition(condition)) => Self::Push(PushTarget::Condition(condition.to_string())),
-            (Channel::Live, Address::Inbox) => Self::Live,
+            (Channel::Live, Address::Inbox | Address::Topic(_)) => Self::Live,
             (channel, _) => return Err(RenderError::AddressMismatch { channel }),
         })
     }

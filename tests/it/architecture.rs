@@ -254,8 +254,8 @@ fn check_dependencies(source: &Source) -> Vec<String> {
             complaints.push(complain("a provider sees nothing of the store"));
         } else if own == "channel" && used == "socket" {
             let is_live = module.get(1) == Some(&"live");
-            if !is_live || !matches!(path.get(1).map(String::as_str), Some("Hub" | "Frame")) {
-                complaints.push(complain("only channel/live sees the hub, and nothing else of the sockets"));
+            if !is_live || !matches!(path.get(1).map(String::as_str), Some("Bus" | "Frame")) {
+                complaints.push(complain("only channel/live sees the bus, and nothing else of the sockets"));
             }
         }
     }
@@ -430,9 +430,9 @@ mod checks_complain {
 
     #[test]
     fn about_providers() {
-        check(check_dependencies, "src/channel/live.rs", "use crate::socket::{Frame, Hub};", &[]);
-        check(check_dependencies, "src/channel/live.rs", "use crate::socket::{Gate, Hub};", &["uses socket::Gate"]);
-        check(check_dependencies, "src/channel/sms/twilio.rs", "use crate::socket::Hub;", &["only channel/live"]);
+        check(check_dependencies, "src/channel/live.rs", "use crate::socket::{Bus, Frame};", &[]);
+        check(check_dependencies, "src/channel/live.rs", "use crate::socket::{Gate, Bus};", &["uses socket::Gate"]);
+        check(check_dependencies, "src/channel/sms/twilio.rs", "use crate::socket::Bus;", &["only channel/live"]);
         check(check_dependencies, "src/channel/sms/twilio.rs", "use crate::store::Store;", &["nothing of the store"]);
         check(check_dependencies, "src/channel/live.rs", "use crate::store::Store;", &["nothing of the store"]);
     }

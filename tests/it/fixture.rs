@@ -4,7 +4,8 @@ use std::{ops::Deref, sync::Arc, time::Duration};
 
 use tarishi::{
     model::{
-        Address, Channel, Delivery, DeliveryId, DeliveryKey, Envelope, JobId, Priority, Recipient, Skipped, Status, Timestamp, UserId,
+        Address, Channel, Delivery, DeliveryId, DeliveryKey, Envelope, JobId, Priority, Recipient, Skipped, Status, Stream, Timestamp,
+        UserId,
     },
     store::{
         Accepted, Audit, Begin, Conflicts, DeliveryFilter, DeliveryView, Gate, Lease, LiveItem, LiveStored, NewDeliveries, NewDelivery,
@@ -52,8 +53,10 @@ impl Backend for Sqlite {
             retention: 30 * DAY,
             idempotency_retention: 7 * DAY,
             inbox_retention: 90 * DAY,
+            inbox_limit: 1000,
             events: None,
             suppression_expiry: SuppressionExpiry { bounced: 180 * DAY, unregistered: 270 * DAY },
+            revocation_retention: 30 * DAY,
         }
     }
 
@@ -167,7 +170,18 @@ impl<B: Backend> TestStore<B> {
         let begin = Begin { key, channel: Channel::Live, attempts: 0, provider: "sockets", list: None };
         let notification = notification();
         let collapse_key = collapse_key.map(str::to_owned);
-        self.send_live(LiveItem { begin, user_id: user_id(user), notification, collapse_key }, self.lease()).await.unwrap()
+        self.live_to(Stream::User(user_id(user)), begin, notification, collapse_key).await
+    }
+
+    pub async fn live_to(
+        &self,
+        stream: Stream,
+        begin: Begin,
+        notification: Arc<str>,
+        collapse_key: Option<String>,
+    ) -> Result<LiveStored, Gate> {
+        let items = Arc::new(vec![LiveItem { begin, stream, notification, collapse_key }]);
+        self.send_live(items, self.lease()).await.unwrap().committed().await.unwrap().remove(0)
     }
 
     pub async fn find(&self, key: DeliveryKey) -> Option<DeliveryView> {

@@ -11,10 +11,12 @@ mod collapse;
 mod contacts;
 mod events;
 mod events_full;
+mod inbox;
 mod large_jobs;
 mod listings;
 mod live;
 mod retention;
+mod revocations;
 mod suppressions;
 mod suspects;
 mod writer;
@@ -154,6 +156,17 @@ contract! {
             a_job_shows_its_attempts
             an_unknown_job_is_none
         }
+        inbox {
+            a_stream_is_read_in_order_and_says_how_far
+            changes_are_counted_and_lift_what_brought_them
+            changes_since_an_item_came_are_found
+            an_inbox_is_listed_in_pages
+            only_so_many_are_kept
+            a_topic_is_a_stream_of_its_own
+            a_lost_topic_item_is_missed
+            old_items_go_and_the_floor_rises
+            a_batch_is_one_commit_in_order
+        }
         live {
             a_notification_is_in_the_inbox_and_sent_in_one_commit
             sequences_have_no_gaps_under_concurrency
@@ -169,6 +182,11 @@ contract! {
             open_jobs_are_kept
             a_large_job_goes_in_steps
             purged_inbox_items_are_no_loss
+        }
+        revocations {
+            they_outlive_a_restart_and_can_be_taken_back
+            a_repeat_covers_up_to_the_later_moment
+            the_purge_forgets_old_revocations
         }
         suppressions {
             a_gate_holds_back_what_waits_in_memory

@@ -56,6 +56,19 @@ pub struct Certificates {
     pub stranger_ca: PathBuf,
 }
 
+impl Certificates {
+    /// Makes them in a folder, with `server.pem` and `server.key` of `localhost`; says on which port nobody listens there.
+    pub fn make(folder: &Path) -> (Self, u16) {
+        output(&mut script("prepare", folder, &["tls"]));
+        (Self::in_folder(folder), Node::in_folder(folder).tls_port)
+    }
+
+    fn in_folder(folder: &Path) -> Self {
+        let file = |name: &str| folder.join(name);
+        Self { ca: file("ca.pem"), client: file("client.pem"), client_key: file("client.key"), stranger_ca: file("stranger-ca.pem") }
+    }
+}
+
 impl Node {
     fn in_folder(folder: &Path) -> Self {
         let text = std::fs::read_to_string(folder.join("ports")).unwrap();
@@ -148,13 +161,7 @@ impl Broker {
     }
 
     pub fn certificates(&self) -> Certificates {
-        let file = |name: &str| self.folder.join(name);
-        Certificates {
-            ca: file("ca.pem"),
-            client: file("client.pem"),
-            client_key: file("client.key"),
-            stranger_ca: file("stranger-ca.pem"),
-        }
+        Certificates::in_folder(&self.folder)
     }
 
     /// Stops and starts it in an orderly way: clients are told.

@@ -184,6 +184,19 @@ impl Daemon {
         self.process.end().await
     }
 
+    /// The value of a metric, by its name with its labels; 0 before there is any.
+    pub async fn metric(&self, name: &str) -> u64 {
+        let told = self.api.get("/metrics").await;
+        let value = told.text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.map_or(0, |value| value.parse().unwrap())
+    }
+
+    /// Waits until a metric has this value.
+    pub async fn metric_is(&self, name: &str, value: u64) {
+        let what = format!("{name} is {value}");
+        self.process.until(&what, async || (self.metric(name).await == value).then_some(())).await;
+    }
+
     /// Events of this name in its log, in order.
     pub fn events(&self, name: &str) -> Vec<Value> {
         self.process.events().into_iter().filter(|event| event["message"] == name).collect()
@@ -193,12 +206,12 @@ impl Daemon {
 /// The addresses in `daemon started`.
 fn listening(line: &str) -> Option<(SocketAddr, SocketAddr)> {
     let event: Value = serde_json::from_str(line).ok().filter(|event: &Value| event["message"] == "daemon started")?;
-    let address = |member: &str| event[member].as_str().unwrap().parse().unwrap();
+    let address = |member: &str| event[member].as_str().unwrap().split(", ").find_map(|address| address.parse().ok()).unwrap();
     Some((address("public"), address("admin")))
 }
 
 /// A loopback address nobody else on this machine uses at the moment: a request to a daemon that is down reaches nobody.
-fn own_host() -> String {
+pub fn own_host() -> String {
     static LAST: AtomicU8 = AtomicU8::new(1);
     let [_, _, high, low] = std::process::id().to_be_bytes();
     format!("127.{}.{high}.{low}", LAST.fetch_add(1, Ordering::Relaxed) + 1)

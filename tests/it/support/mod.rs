@@ -4,6 +4,7 @@
 
 mod api;
 mod broker;
+mod browser;
 mod clouds;
 mod command;
 mod contract;
@@ -13,8 +14,11 @@ mod mail_server;
 mod process;
 mod proxy;
 mod rabbit;
+mod redis;
 mod store_file;
 mod stranger;
+mod tls;
+mod tokens;
 mod tools;
 
 use std::path::PathBuf;
@@ -24,17 +28,21 @@ use serde_json::{Value, json};
 pub use self::{
     api::{Answer, Api, problems},
     broker::{Broker, Certificates, Vhost},
+    browser::Browser,
     clouds::{CARRIERS, Clouds},
     command::Commands,
     contract::{Contract, docs},
-    daemon::{Daemon, Setup},
+    daemon::{Daemon, Setup, own_host},
     load::{Figures, Producers},
     mail_server::MailServer,
     process::{PATIENCE, Process, until},
     proxy::Proxy,
     rabbit::{Fate, Message, Rabbit, persistent, text},
+    redis::Redis,
     store_file::StoreFile,
     stranger::Stranger,
+    tls::{Certificate, connect, connect_tls},
+    tokens::{KeyServer, Mood, Signer, claims},
     tools::{node, python},
 };
 

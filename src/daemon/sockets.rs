@@ -1,0 +1,96 @@
+//! The sockets: who is connected, how they are told, and how they are sent away.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use governor::Quota;
+use tokio::sync::mpsc;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::authentication;
+use crate::{
+    config::Config,
+    live::{self, Live, LiveSettings},
+    model::DeliveryKey,
+    socket::{Authenticator, Bus, Gate, HubLimits, SessionCounters, SessionSettings, Sessions},
+    store::Store,
+};
+
+/// Live deliveries written to sockets that wait to be marked so; past it they stay `sent` until seen.
+const DELIVERED_QUEUE: usize = 4096;
+
+pub(super) struct Sockets {
+    pub bus: Bus,
+    pub counters: Arc<SessionCounters>,
+    sessions: Sessions,
+    delivered: Mutex<Option<mpsc::Receiver<DeliveryKey>>>,
+    close: CancellationToken,
+    tracker: TaskTracker,
+    /// The bus ends, after everything that has something to tell.
+    stop_bus: CancellationToken,
+}
+
+impl Sockets {
+    pub(super) fn new(config: &Config) -> Self {
+        let (close, tracker, counters) = (CancellationToken::new(), TaskTracker::new(), Arc::<SessionCounters>::default());
+        let (reporting, delivered) = mpsc::channel(DELIVERED_QUEUE);
+        let settings = SessionSettings {
+            ping_interval: config.socket.ping_interval,
+            pong_timeout: config.socket.pong_timeout,
+            close_timeout: config.socket.close_timeout,
+            drain: config.shutdown.drain / 2,
+            message_limit: usize::try_from(config.socket.message_limit.as_u64()).unwrap_or(usize::MAX),
+            messages: Quota::per_second(config.socket.messages_per_second).allow_burst(config.socket.messages_burst),
+        };
+        let sessions = Sessions::new(settings, reporting, counters.clone(), close.clone(), tracker.clone());
+        let limits = HubLimits {
+            connections: config.public.max_connections,
+            connections_per_user: config.public.max_connections_per_user,
+            topics_per_connection: config.live.topics_per_connection,
+            send_queue_limit: usize::try_from(config.public.send_queue_limit.as_u64()).unwrap_or(usize::MAX),
+            send_queue_frames: config.socket.send_queue_frames,
+        };
+        let bus = Bus::open(&config.bus, limits, config.socket.presence_grace);
+        Self { bus, counters, sessions, delivered: Mutex::new(Some(delivered)), close, tracker, stop_bus: CancellationToken::new() }
+    }
+
+    /// Keeps the bus running until every socket is closed.
+    pub(super) fn run_bus(&self, config: &Config, store: &Store) -> impl Future<Output = ()> + Send + 'static {
+        self.bus.clone().run(store.clone(), config.socket.ping_interval, self.stop_bus.clone())
+    }
+
+    /// The deliveries that sockets have taken; once.
+    pub(super) fn take_delivered(&self) -> Option<mpsc::Receiver<DeliveryKey>> {
+        self.delivered.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// What users reach of the live notifications.
+    pub(super) fn router(&self, config: &Config, store: &Store, authenticator: &Arc<Authenticator>) -> axum::Router {
+        let origins = authentication::origins(&config.public);
+        let live = Live {
+            store: store.clone(),
+            bus: self.bus.clone(),
+            gate: Gate::new(authenticator.clone(), origins.clone(), self.bus.hub().clone(), self.sessions.clone()),
+            authenticator: authenticator.clone(),
+            settings: LiveSettings {
+                ping_interval: config.socket.ping_interval,
+                replay_limit: config.live.replay_limit,
+                public_topics: config.live.public_topics.clone(),
+            },
+        };
+        live::router(Arc::new(live))
+            .merge(live::push_tokens::router(store.clone(), authenticator.clone()))
+            .merge(live::tickets::router(authenticator.clone(), origins))
+    }
+
+    /// Tells every socket to come back later, and opens no more.
+    pub(super) fn close(&self) {
+        self.close.cancel();
+        self.tracker.close();
+    }
+
+    /// Resolves when every socket is closed. Only after [`Self::close`].
+    pub(super) async fn closed(&self) {
+        self.tracker.wait().await;
+        self.stop_bus.cancel();
+    }
+}
