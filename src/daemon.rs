@@ -379,11 +379,11 @@ impl Daemon {
     /// Not ready, nothing taken, what is under way finished, the rest given back.
     async fn drain(self, stop_now: CancellationToken) {
         let deadline = self.config.shutdown.drain;
-        emit(&Event::DaemonDraining { deadline_seconds: deadline.as_secs() });
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         self.readiness.drain();
         self.stop.cancel();
         self.sockets.close();
+        emit(&Event::DaemonDraining { deadline_seconds: deadline.as_secs() });
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         for (_, lane) in self.lanes.iter() {
             lane.stop();
         }

@@ -183,7 +183,8 @@ impl Notifications {
 
     /// Takes a new token of the same user in place of the one the connection came with.
     fn renew(&mut self, token: &str) -> Reaction<Done> {
-        let identity = match self.live.authenticator.verifier().verify(token, Timestamp::now()) {
+        let now = Timestamp::now();
+        let identity = match self.live.authenticator.verify(token, now) {
             Ok(identity) => identity,
             Err(error) => return Reaction::Say(Refused::token(error).frame()),
         };
@@ -192,6 +193,10 @@ impl Notifications {
         }
         let until = identity.expires_at;
         self.subscriber.renew(identity.clone());
+        // Only now would a revocation find it.
+        if self.live.authenticator.is_revoked(&identity, now) {
+            return Reaction::End(Ending::Revoked);
+        }
         self.identity = identity;
         let mut steps = Vec::new();
         for topic in self.subscriber.topics() {

@@ -108,6 +108,7 @@ pub(super) struct Shared {
     pub counters: Arc<SessionCounters>,
     pub shutdown: CancellationToken,
     tracker: TaskTracker,
+    wheel: PingWheel,
 }
 
 impl Shared {
@@ -128,7 +129,8 @@ impl Sessions {
         shutdown: CancellationToken,
         tracker: TaskTracker,
     ) -> Self {
-        Self { shared: Arc::new(Shared { settings, delivered, counters, shutdown, tracker }) }
+        let wheel = PingWheel::new(&settings, Instant::now());
+        Self { shared: Arc::new(Shared { settings, delivered, counters, shutdown, tracker, wheel }) }
     }
 
     pub fn settings(&self) -> &SessionSettings {
@@ -158,7 +160,8 @@ impl Sessions {
             let Ok(upgraded) = upgrade.await else { return };
             shared.counters.opened.fetch_add(1, Relaxed);
             let socket = web_socket(upgraded, shared.settings.message_limit).await;
-            let deadlines = Deadlines::new(&shared.settings, registration.lifetime, Instant::now(), fastrand::f64());
+            let first_ping = shared.wheel.after(shared.settings.ping_interval.mul_f64(fastrand::f64()), Instant::now());
+            let deadlines = Deadlines::new(first_ping, registration.lifetime, Instant::now());
             let Registration { connection, frames, .. } = registration;
             let mut session = Session {
                 socket,
@@ -295,7 +298,7 @@ impl<P: Protocol> Session<P> {
             } else if let Poll::Ready(ending) = self.poll_read(context) {
                 return Poll::Ready(ending);
             }
-            match self.deadlines.pass(Instant::now(), &self.shared.settings) {
+            match self.deadlines.pass(Instant::now(), &self.shared.settings, &self.shared.wheel) {
                 Due::Nothing => {}
                 Due::Ping => self.pings = Pings::Both,
                 Due::End(ending) => return Poll::Ready(ending),
@@ -428,11 +431,33 @@ enum Due {
     End(Ending),
 }
 
+/// When pings go out: at moments that many connections share, so that one wake-up of the process serves them all.
+#[derive(Debug)]
+struct PingWheel {
+    start: Instant,
+    slot: Duration,
+}
+
+/// Slots in one interval between pings.
+const PING_SLOTS: u32 = 100;
+
+impl PingWheel {
+    fn new(settings: &SessionSettings, start: Instant) -> Self {
+        Self { start, slot: (settings.ping_interval / PING_SLOTS).max(Duration::from_nanos(1)) }
+    }
+
+    /// The first shared moment that is at least `wait` after `now`.
+    fn after(&self, wait: Duration, now: Instant) -> Instant {
+        let at = now + wait;
+        let into_slot = at.saturating_duration_since(self.start).as_nanos() % self.slot.as_nanos();
+        let rest = if into_slot == 0 { 0 } else { self.slot.as_nanos() - into_slot };
+        at + Duration::from_nanos(u64::try_from(rest).unwrap_or(u64::MAX))
+    }
+}
+
 impl Deadlines {
-    /// `phase` is in 0..1.
-    fn new(settings: &SessionSettings, lifetime: Duration, now: Instant, phase: f64) -> Self {
-        let (ping, expiry) = (now + settings.ping_interval.mul_f64(phase), now + lifetime.min(FARTHEST_DEADLINE));
-        Self { ping, pong: None, message: None, expiry, restart: None }
+    fn new(first_ping: Instant, lifetime: Duration, now: Instant) -> Self {
+        Self { ping: first_ping, pong: None, message: None, expiry: now + lifetime.min(FARTHEST_DEADLINE), restart: None }
     }
 
     fn earliest(&self) -> Instant {
@@ -454,7 +479,7 @@ impl Deadlines {
     }
 
     /// What is due at `now`; a ping that is due is moved on to the next.
-    fn pass(&mut self, now: Instant, settings: &SessionSettings) -> Due {
+    fn pass(&mut self, now: Instant, settings: &SessionSettings, wheel: &PingWheel) -> Due {
         let passed = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
         if passed(Some(self.expiry)) {
             Due::End(Ending::Expired)
@@ -463,7 +488,7 @@ impl Deadlines {
         } else if passed(self.pong) || passed(self.message) {
             Due::End(Ending::Silent)
         } else if passed(Some(self.ping)) {
-            self.ping = now + settings.ping_interval;
+            self.ping = wheel.after(settings.ping_interval, now);
             self.pong = self.pong.or(Some(now + settings.pong_timeout));
             Due::Ping
         } else {
@@ -489,27 +514,40 @@ mod tests {
     fn pings_come_in_intervals_and_silence_ends_the_session() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut deadlines = Deadlines::new(&SETTINGS, Duration::MAX, start, 0.2);
+        let wheel = PingWheel::new(&SETTINGS, start);
+        let mut deadlines = Deadlines::new(at(5), Duration::MAX, start);
         assert_eq!(deadlines.earliest(), at(5));
-        assert_eq!(deadlines.pass(at(4), &SETTINGS), Due::Nothing);
-        assert_eq!(deadlines.pass(at(5), &SETTINGS), Due::Ping);
+        assert_eq!(deadlines.pass(at(4), &SETTINGS, &wheel), Due::Nothing);
+        assert_eq!(deadlines.pass(at(5), &SETTINGS, &wheel), Due::Ping);
         assert_eq!(deadlines.earliest(), at(15));
         deadlines.pong = None;
         assert_eq!(deadlines.earliest(), at(30));
-        assert_eq!(deadlines.pass(at(30), &SETTINGS), Due::Ping);
-        assert_eq!(deadlines.pass(at(39), &SETTINGS), Due::Nothing);
-        assert_eq!(deadlines.pass(at(40), &SETTINGS), Due::End(Ending::Silent));
+        assert_eq!(deadlines.pass(at(30), &SETTINGS, &wheel), Due::Ping);
+        assert_eq!(deadlines.pass(at(39), &SETTINGS, &wheel), Due::Nothing);
+        assert_eq!(deadlines.pass(at(40), &SETTINGS, &wheel), Due::End(Ending::Silent));
     }
 
     #[test]
     fn expiry_goes_before_restart_and_restart_before_silence() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut deadlines = Deadlines::new(&SETTINGS, Duration::from_mins(1), start, 1.0);
+        let wheel = PingWheel::new(&SETTINGS, start);
+        let mut deadlines = Deadlines::new(at(25), Duration::from_mins(1), start);
         deadlines.pong = Some(at(50));
         deadlines.restart = Some(at(55));
         assert_eq!(deadlines.earliest(), at(25));
-        assert_eq!(deadlines.pass(at(55), &SETTINGS), Due::End(Ending::Restarting));
-        assert_eq!(deadlines.pass(at(60), &SETTINGS), Due::End(Ending::Expired));
+        assert_eq!(deadlines.pass(at(55), &SETTINGS, &wheel), Due::End(Ending::Restarting));
+        assert_eq!(deadlines.pass(at(60), &SETTINGS, &wheel), Due::End(Ending::Expired));
+    }
+
+    #[test]
+    fn pings_share_their_moments() {
+        let start = Instant::now();
+        let wheel = PingWheel::new(&SETTINGS, start);
+        let after = |wait: u64, now: u64| wheel.after(Duration::from_millis(wait), start + Duration::from_millis(now)) - start;
+        for (wait, now, expected) in [(0, 0, 0), (1, 0, 250), (250, 0, 250), (25_000, 130, 25_250), (25_000, 250, 25_250), (100, 300, 500)]
+        {
+            assert_eq!(after(wait, now), Duration::from_millis(expected), "{wait} {now}");
+        }
     }
 }
