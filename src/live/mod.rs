@@ -97,7 +97,7 @@ async fn connect(State(live): State<Arc<Live>>, request: Request) -> Response {
     let (mut parts, _body) = request.into_parts();
     let position = match position(&parts.uri) {
         Ok(position) => position,
-        Err(problem) => return respond::error(StatusCode::BAD_REQUEST, "invalid", &problem),
+        Err(problem) => return live.gate.refuse_position(&mut parts, &problem),
     };
     match live.gate.admit(&mut parts, position.is_given(), Timestamp::now()) {
         Ok(admission) => start(&live, admission, position),

@@ -296,6 +296,9 @@ async fn clients_that_ask_are_refused_by_code() {
     let server = Server::start().await;
     let (mut client, _) = server.try_connect("/ws/notifications/?v=1&token=bad", &[]).await.unwrap();
     assert_eq!(close_code(&mut client).await, 4401);
+    for bad in ["&since=x", "&since=-1", "&topic=a%20b"] {
+        assert_eq!(close_code(&mut server.connect(bad).await).await, 4400, "{bad}");
+    }
     let _room = [server.connect("").await, server.connect("").await, server.connect("").await];
     assert_eq!(close_code(&mut server.connect("&v=1").await).await, 4409);
 }

@@ -16,7 +16,10 @@ use super::{
     session::{Registration, SessionSettings, Sessions},
     upgrade::{Handshake, OriginPolicy},
 };
-use crate::model::Timestamp;
+use crate::model::{Timestamp, cut};
+
+/// Bytes of a close frame's reason (RFC 6455, section 5.5).
+const REASON_LIMIT: usize = 123;
 use axum::{
     http::{
         HeaderValue, StatusCode,
@@ -109,6 +112,19 @@ impl Gate {
             Ok((identity, registration)) => Ok(self.admission(identity, handshake.v1, registration, Way::Socket(handshake))),
             Err(refused) => Err(self.refused(self.told(refused, handshake))),
         }
+    }
+
+    /// Refuses a socket whose client says where it was in a way that cannot be read. Only clients that know close codes say so at all.
+    pub fn refuse_position(&self, parts: &mut Parts, problem: &str) -> Response {
+        let handshake = match Handshake::read(parts) {
+            Ok(handshake) => handshake,
+            Err(bad) => return self.refused(bad.response()),
+        };
+        if let Err(refusal) = self.check_way(parts) {
+            return refusal;
+        }
+        let close = Close { code: 4400, reason: cut(problem, REASON_LIMIT).into() };
+        self.refused(self.sessions.start_closed(handshake, close))
     }
 
     /// Lets a reader of server-sent events in.

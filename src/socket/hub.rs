@@ -220,11 +220,6 @@ impl Hub {
         self.lock().users.len()
     }
 
-    /// Sockets of one user.
-    pub fn connections_of(&self, user: &UserId) -> usize {
-        self.lock().users.get(user).map_or(0, Vec::len)
-    }
-
     fn lock(&self) -> MutexGuard<'_, Registry> {
         lock(&self.shared.registry)
     }
