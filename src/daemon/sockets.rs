@@ -53,9 +53,12 @@ impl Sockets {
         Self { bus, counters, sessions, delivered: Mutex::new(Some(delivered)), close, tracker, stop_bus: CancellationToken::new() }
     }
 
-    /// Keeps the bus running until every socket is closed.
-    pub(super) fn run_bus(&self, config: &Config, store: &Store) -> impl Future<Output = ()> + Send + 'static {
-        self.bus.clone().run(store.clone(), config.socket.ping_interval, self.stop_bus.clone())
+    /// Keeps the bus running, and its hub, until every socket is closed.
+    pub(super) fn run_bus(&self, config: &Config, store: &Store, tracker: &TaskTracker) {
+        tracker.spawn(self.bus.clone().run(store.clone(), config.socket.ping_interval, self.stop_bus.clone()));
+        for worker in self.bus.hub().fan_out(&self.stop_bus) {
+            tracker.spawn(worker);
+        }
     }
 
     /// The deliveries that sockets have taken; once.

@@ -1,6 +1,12 @@
 //! What live notifications are numbered in: a user's own stream, or a topic's that many users follow.
 
-use std::{borrow::Cow, fmt, str::FromStr, sync::Arc};
+use std::{
+    borrow::Cow,
+    fmt,
+    hash::{Hash, Hasher},
+    str::FromStr,
+    sync::{Arc, LazyLock},
+};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -13,13 +19,27 @@ const TOPIC_LIMIT: usize = 200;
 const EVERYONE: &str = "*";
 
 /// A live stream many users may follow, such as `city.dar`; `*` is everyone's.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, Eq, PartialOrd, Ord)]
 pub struct Topic(Arc<str>);
 
 impl Topic {
     /// The topic that every socket follows without asking.
     pub fn everyone() -> Self {
-        Self(EVERYONE.into())
+        static ONE: LazyLock<Topic> = LazyLock::new(|| Topic(EVERYONE.into()));
+        ONE.clone()
+    }
+}
+
+impl PartialEq for Topic {
+    /// Asked for every socket that a frame goes to, and mostly of one and the same.
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.0 == other.0
+    }
+}
+
+impl Hash for Topic {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
     }
 }
 
@@ -27,7 +47,9 @@ impl FromStr for Topic {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if is_name(text) || text == EVERYONE {
+        if text == EVERYONE {
+            Ok(Self::everyone())
+        } else if is_name(text) {
             Ok(Self(text.into()))
         } else {
             Err("not a topic; hint: up to 200 letters, digits and . _ - :, such as city.dar, or * for everyone".to_owned())

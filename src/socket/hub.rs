@@ -3,76 +3,30 @@
 //! A queue that is full is emptied and its session told, so that one slow reader costs nobody else anything. What frames say, and the
 //! link to other processes, are not here.
 
+mod fan_out;
+mod frame;
+mod queue;
+
 use std::{
-    collections::{HashMap, VecDeque},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-    task::{Context, Poll, Waker},
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use indexmap::IndexMap;
 use thiserror::Error;
-use tokio_tungstenite::tungstenite::Utf8Bytes;
+use tokio_util::sync::CancellationToken;
 
+pub(super) use self::queue::Direct;
+use self::{
+    fan_out::FanOut,
+    queue::{SendQueue, lock},
+};
+pub use self::{
+    frame::Frame,
+    queue::{FrameReceiver, Stopped},
+};
 use super::{Ending, Identity};
-use crate::model::{DeliveryKey, Place, Stream, Topic, UserId};
-
-/// One text frame, encoded once however many sockets it goes to.
-#[derive(Debug)]
-pub struct Frame {
-    /// Reference-counted, and known to be UTF-8 without checking again for each socket. Empty in a hint.
-    pub text: Utf8Bytes,
-    /// Where it belongs. Frames without a place are shown as they come and never again.
-    pub place: Option<Place>,
-    /// Goes only to those who asked for more than the replaced system's frames.
-    pub v1_only: bool,
-    delivery: Option<DeliveryKey>,
-    /// Whether some socket has taken it already.
-    taken: AtomicBool,
-}
-
-impl Frame {
-    /// A frame that belongs to no stream.
-    pub fn new(text: impl Into<Utf8Bytes>) -> Self {
-        Self { text: text.into(), place: None, v1_only: false, delivery: None, taken: AtomicBool::new(false) }
-    }
-
-    /// The same, for those only who asked for more than the replaced system's frames.
-    pub fn v1(text: impl Into<Utf8Bytes>) -> Self {
-        Self { v1_only: true, ..Self::new(text) }
-    }
-
-    /// An item of a stream; `delivery` is reported once the first socket has taken it.
-    pub fn item(text: impl Into<Utf8Bytes>, place: Place, delivery: Option<DeliveryKey>) -> Self {
-        Self { place: Some(place), delivery, ..Self::new(text) }
-    }
-
-    /// As it came from another process.
-    pub(super) fn relayed(text: Utf8Bytes, place: Option<Place>, v1_only: bool, delivery: Option<DeliveryKey>) -> Self {
-        Self { place, v1_only, delivery, ..Self::new(text) }
-    }
-
-    /// Says only that the stream has come this far; whoever is behind reads it.
-    pub fn hint(place: Place) -> Self {
-        Self { place: Some(place), ..Self::new("") }
-    }
-
-    pub fn is_hint(&self) -> bool {
-        self.text.is_empty()
-    }
-
-    /// The delivery it is of, whoever reports it.
-    pub(super) fn delivery(&self) -> Option<DeliveryKey> {
-        self.delivery
-    }
-
-    /// The delivery to report, the first time only.
-    pub(super) fn take_delivery(&self) -> Option<DeliveryKey> {
-        self.delivery.filter(|_| !self.taken.swap(true, Relaxed))
-    }
-}
+use crate::model::{Stream, Topic, UserId};
 
 #[derive(Clone, Copy, Debug)]
 pub struct HubLimits {
@@ -100,15 +54,6 @@ pub enum TooMany {
 #[error("too many topics on this connection")]
 pub struct TooManyTopics;
 
-/// Why a queue gives no more frames.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stopped {
-    /// It was full, and what was in it is dropped.
-    Overflowed,
-    /// Somebody ended the connection.
-    Closed(Ending),
-}
-
 /// How many sockets here follow a stream from now on. Told of a user at every change, of a topic when the first begins and the last ceases.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interest {
@@ -128,16 +73,26 @@ pub struct Hub {
 struct Shared {
     limits: HubLimits,
     registry: Mutex<Registry>,
+    fan_out: FanOut,
     on_interest: Option<OnInterest>,
 }
 
 #[derive(Default)]
 struct Registry {
     users: HashMap<UserId, Vec<Arc<SendQueue>>>,
-    /// By the queue's address: a topic may have every connection, and each leaves in one step.
-    topics: HashMap<Topic, IndexMap<usize, Arc<SendQueue>>>,
+    topics: HashMap<Topic, Followers>,
     connections: usize,
 }
+
+#[derive(Default)]
+struct Followers {
+    /// By the queue's address: a topic may have every connection, and each leaves in one step.
+    queues: IndexMap<usize, Arc<SendQueue>>,
+    /// The same for whoever writes to all of them without the lock, until the next change.
+    snapshot: Option<Snapshot>,
+}
+
+type Snapshot = Arc<[Arc<SendQueue>]>;
 
 impl std::fmt::Debug for Hub {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -152,7 +107,7 @@ impl Hub {
 
     /// `on_interest` hears of the streams that have sockets here.
     pub fn with_interest(limits: HubLimits, on_interest: Option<OnInterest>) -> Self {
-        Self { shared: Arc::new(Shared { limits, registry: Mutex::default(), on_interest }) }
+        Self { shared: Arc::new(Shared { limits, registry: Mutex::default(), fan_out: FanOut::new(&limits), on_interest }) }
     }
 
     /// From here on the frames of `identity`'s own stream, and those for everyone, are queued to the receiver, until the handle is dropped.
@@ -167,8 +122,7 @@ impl Hub {
         if of_user >= limits.connections_per_user {
             return Err(TooMany::OfUser);
         }
-        let (bytes, frames) = (limits.send_queue_limit, limits.send_queue_frames);
-        let queue = Arc::new(SendQueue { bytes, frames, v1, state: Mutex::new(QueueState::new(identity)) });
+        let queue = Arc::new(SendQueue::new(limits, v1, identity));
         registry.users.entry(user.clone()).or_default().push(Arc::clone(&queue));
         registry.connections += 1;
         self.shared.tell(Stream::User(user.clone()), of_user + 1);
@@ -178,15 +132,34 @@ impl Hub {
         Ok((handle, FrameReceiver { queue }))
     }
 
-    /// Queues `frame` to every socket that follows `stream` and says to how many. Never waits.
+    /// Queues `frame` to every socket that follows `stream` and says to how many. Never waits. What has many followers is left to
+    /// [`Self::fan_out`], where that runs.
     pub fn publish(&self, stream: &Stream, frame: &Arc<Frame>) -> usize {
         let registry = self.lock();
         match stream {
             Stream::User(user) => registry.users.get(user).map_or(0, |queues| queues.iter().filter(|queue| queue.push(frame)).count()),
             Stream::Topic(topic) => {
-                registry.topics.get(topic).map_or(0, |queues| queues.values().filter(|queue| queue.push(frame)).count())
+                let Some(Followers { queues, .. }) = registry.topics.get(topic) else { return 0 };
+                if self.shared.fan_out.takes(queues.len()) {
+                    let followers = queues.len();
+                    drop(registry);
+                    self.shared.fan_out.push(topic, frame);
+                    return followers;
+                }
+                queues.values().filter(|queue| queue.push(frame)).count()
             }
         }
+    }
+
+    /// What writes frames to the many followers of a topic: futures that are to run beside each other until `stop`.
+    pub fn fan_out(&self, stop: &CancellationToken) -> impl Iterator<Item = impl Future<Output = ()> + Send + use<>> + use<> {
+        fan_out::workers(self, stop)
+    }
+
+    fn followers(&self, topic: &Topic) -> Option<Snapshot> {
+        let mut registry = self.lock();
+        let Followers { queues, snapshot } = registry.topics.get_mut(topic)?;
+        Some(snapshot.get_or_insert_with(|| queues.values().cloned().collect()).clone())
     }
 
     /// Whether anybody here follows `stream`, so that nobody encodes a frame for nobody.
@@ -233,18 +206,20 @@ impl Shared {
     }
 
     fn follow(&self, registry: &mut Registry, topic: Topic, queue: &Arc<SendQueue>) {
-        let followers = registry.topics.entry(topic.clone()).or_default();
-        let is_first = followers.is_empty();
-        followers.insert(queue.address(), Arc::clone(queue));
+        let Followers { queues, snapshot } = registry.topics.entry(topic.clone()).or_default();
+        let is_first = queues.is_empty();
+        queues.insert(queue.address(), Arc::clone(queue));
+        *snapshot = None;
         if is_first {
             self.tell(Stream::Topic(topic), 1);
         }
     }
 
     fn unfollow(&self, registry: &mut Registry, topic: &Topic, queue: &Arc<SendQueue>) {
-        let Some(followers) = registry.topics.get_mut(topic) else { return };
-        followers.swap_remove(&queue.address());
-        if followers.is_empty() {
+        let Some(Followers { queues, snapshot }) = registry.topics.get_mut(topic) else { return };
+        queues.swap_remove(&queue.address());
+        *snapshot = None;
+        if queues.is_empty() {
             registry.topics.remove(topic);
             self.tell(Stream::Topic(topic.clone()), 0);
         }
@@ -276,11 +251,7 @@ impl Drop for ConnectionHandle {
             shared.tell(Stream::User(user.clone()), left);
             registry.connections -= 1;
         }
-        let mut topics = {
-            let mut state = lock(&queue.state);
-            state.is_gone = true;
-            std::mem::take(&mut state.topics)
-        };
+        let mut topics = lock(&queue.state).leave();
         topics.push(Topic::everyone());
         for topic in &topics {
             shared.unfollow(&mut registry, topic, queue);
@@ -342,153 +313,15 @@ impl Subscriber {
     }
 }
 
-/// The reading end of a socket's queue.
-#[derive(Debug)]
-pub struct FrameReceiver {
-    queue: Arc<SendQueue>,
-}
-
-impl FrameReceiver {
-    /// The next frame. The task is woken for a new frame or the queue's end.
-    pub fn poll_frame(&mut self, context: &Context<'_>) -> Poll<Result<Arc<Frame>, Stopped>> {
-        let mut state = lock(&self.queue.state);
-        if let Some(stopped) = state.stopped {
-            return Poll::Ready(Err(stopped));
-        }
-        if let Some(frame) = state.frames.pop_front() {
-            state.bytes -= frame.text.len();
-            return Poll::Ready(Ok(frame));
-        }
-        state.wait(context, Interested::InFrames);
-        Poll::Pending
-    }
-
-    /// For a session that cannot write now: the task is woken for the queue's end only, not for each frame that has to wait anyway.
-    pub fn poll_stopped(&mut self, context: &Context<'_>) -> Poll<Stopped> {
-        let mut state = lock(&self.queue.state);
-        if let Some(stopped) = state.stopped {
-            return Poll::Ready(stopped);
-        }
-        state.wait(context, Interested::InItsEnd);
-        Poll::Pending
-    }
-
-    /// Takes frames again after an overflow, for a session that will read what it missed.
-    pub fn begin_anew(&mut self) {
-        let mut state = lock(&self.queue.state);
-        state.stopped.take_if(|stopped| *stopped == Stopped::Overflowed);
-    }
-
-    /// Queues an answer of the session's own, under the same limits, so that a peer that asks and never reads is closed like any other.
-    pub fn reply(&self, frame: Frame) {
-        self.queue.push(&Arc::new(frame));
-    }
-}
-
-#[derive(Debug)]
-struct SendQueue {
-    bytes: usize,
-    frames: usize,
-    v1: bool,
-    state: Mutex<QueueState>,
-}
-
-#[derive(Debug)]
-struct QueueState {
-    frames: VecDeque<Arc<Frame>>,
-    bytes: usize,
-    stopped: Option<Stopped>,
-    waiting: Option<(Waker, Interested)>,
-    identity: Identity,
-    /// Beside everyone's.
-    topics: Vec<Topic>,
-    is_gone: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Interested {
-    InFrames,
-    InItsEnd,
-}
-
-impl SendQueue {
-    fn address(self: &Arc<Self>) -> usize {
-        Arc::as_ptr(self).addr()
-    }
-
-    /// False when the frame is not for this one, or the queue is full or closed.
-    fn push(&self, frame: &Arc<Frame>) -> bool {
-        if frame.v1_only && !self.v1 {
-            return false;
-        }
-        let mut state = lock(&self.state);
-        if state.stopped.is_some() {
-            return false;
-        }
-        let bytes = state.bytes + frame.text.len();
-        let fits = state.frames.is_empty() || (bytes <= self.bytes && state.frames.len() < self.frames);
-        if fits {
-            state.frames.push_back(Arc::clone(frame));
-            state.bytes = bytes;
-        } else {
-            state.stop(Stopped::Overflowed);
-        }
-        let wake = state.waiting.take_if(|(_, interested)| !fits || *interested == Interested::InFrames);
-        drop(state);
-        if let Some((waker, _)) = wake {
-            waker.wake();
-        }
-        fits
-    }
-
-    fn close_if(&self, meant: impl Fn(&Identity) -> bool, ending: Ending) -> bool {
-        let mut state = lock(&self.state);
-        if !meant(&state.identity) || matches!(state.stopped, Some(Stopped::Closed(_))) {
-            return false;
-        }
-        state.stop(Stopped::Closed(ending));
-        let wake = state.waiting.take();
-        drop(state);
-        if let Some((waker, _)) = wake {
-            waker.wake();
-        }
-        true
-    }
-}
-
-impl QueueState {
-    fn new(identity: Identity) -> Self {
-        Self { frames: VecDeque::new(), bytes: 0, stopped: None, waiting: None, identity, topics: Vec::new(), is_gone: false }
-    }
-
-    fn stop(&mut self, stopped: Stopped) {
-        self.stopped = Some(stopped);
-        self.frames = VecDeque::new();
-        self.bytes = 0;
-    }
-
-    fn wait(&mut self, context: &Context<'_>, interested: Interested) {
-        match &mut self.waiting {
-            Some((waker, waiting_for)) => {
-                waker.clone_from(context.waker());
-                *waiting_for = interested;
-            }
-            None => self.waiting = Some((context.waker().clone(), interested)),
-        }
-    }
-}
-
-/// Nothing here panics while it holds a lock, so a poisoned one is still whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{sync::atomic::AtomicUsize, task::Wake};
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering::Relaxed},
+        task::{Context, Poll, Wake, Waker},
+    };
 
     use super::*;
-    use crate::model::Timestamp;
+    use crate::model::{DeliveryKey, Place, Timestamp};
 
     const LIMITS: HubLimits =
         HubLimits { connections: 4, connections_per_user: 2, topics_per_connection: 2, send_queue_limit: 10, send_queue_frames: 3 };

@@ -37,6 +37,19 @@ impl<S> Metered<S> {
         Self { stream, inbound: Inbound::default() }
     }
 
+    pub(super) fn get_ref(&self) -> &S {
+        &self.stream
+    }
+
+    pub(super) fn get_mut(&mut self) -> &mut S {
+        &mut self.stream
+    }
+
+    /// `bytes` came in another way.
+    pub(super) fn pass(&mut self, bytes: &[u8]) {
+        self.inbound.pass(bytes);
+    }
+
     /// Whether a part of a frame or of a message is here, and its end is not.
     pub(super) fn is_unfinished(&self) -> bool {
         self.inbound.head_len > 0 || self.inbound.is_fragmented

@@ -9,6 +9,7 @@ mod bus;
 mod cross_origin;
 mod ending;
 mod events;
+mod followed;
 mod gate;
 mod hub;
 mod listener;
@@ -17,6 +18,7 @@ mod presence;
 mod sequencer;
 mod session;
 mod upgrade;
+mod wire;
 
 use axum::{
     Json,

@@ -12,8 +12,11 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use bytes::Bytes;
+
 use super::{
     Ending,
+    followed::{Followed, Judged},
     hub::{Frame, FrameReceiver, Stopped},
 };
 use crate::model::{Place, Stream, Timestamp};
@@ -80,37 +83,6 @@ pub enum Step {
     End(Ending),
 }
 
-/// One stream's place.
-#[derive(Debug)]
-struct Followed {
-    stream: Stream,
-    next: i64,
-    /// Something before what the queue holds is to be read first.
-    is_behind: bool,
-}
-
-/// What to do with a frame that has a place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Judged {
-    Say,
-    /// It went out already.
-    Drop,
-    /// Something before it is missing, or the frame only says that there is something.
-    Read,
-}
-
-impl Followed {
-    fn judge(&self, seq: i64, is_hint: bool) -> Judged {
-        if seq < self.next {
-            Judged::Drop
-        } else if is_hint || seq > self.next {
-            Judged::Read
-        } else {
-            Judged::Say
-        }
-    }
-}
-
 /// Puts a connection's frames in order.
 pub(super) struct Sequencer<P: Protocol> {
     pub protocol: P,
@@ -147,6 +119,18 @@ impl<P: Protocol> Sequencer<P> {
             Reaction::End(ending) => return Received::End(ending),
         }
         Received::Nothing
+    }
+
+    /// Nothing is left to say or do: what comes next may be written past the session, by whoever publishes it. Until [`Self::resume`].
+    pub fn rest(&mut self) {
+        if self.work.is_none() && self.steps.is_empty() && !self.followed.iter().any(|followed| followed.is_behind) {
+            self.frames.rest(&mut self.followed);
+        }
+    }
+
+    /// Nobody else writes from here on. What is left of a frame that was written in part is the session's to write, before all else.
+    pub fn resume(&mut self) -> Option<Bytes> {
+        self.frames.resume(&mut self.followed)
     }
 
     /// How far each stream has been told.

@@ -18,7 +18,6 @@ use axum::response::Response;
 use futures_util::{SinkExt as _, StreamExt as _};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use tokio::{
     io::AsyncWriteExt as _,
     sync::mpsc,
@@ -37,10 +36,11 @@ use super::{
     Ending,
     auth::Identity,
     ending::Close,
-    hub::{ConnectionHandle, FrameReceiver},
+    hub::{ConnectionHandle, Direct, FrameReceiver},
     metered::Metered,
     sequencer::{Protocol, Received, Sequencer},
     upgrade::Handshake,
+    wire::Wire,
 };
 use crate::model::{DeliveryKey, Timestamp};
 
@@ -163,6 +163,9 @@ impl Sessions {
             let first_ping = shared.wheel.after(shared.settings.ping_interval.mul_f64(fastrand::f64()), Instant::now());
             let deadlines = Deadlines::new(first_ping, registration.lifetime, Instant::now());
             let Registration { connection, frames, .. } = registration;
+            if let Some(stream) = socket.get_ref().get_ref().direct() {
+                frames.write_directly(Direct { stream, shared: Arc::clone(&shared) });
+            }
             let mut session = Session {
                 socket,
                 sequencer: Sequencer::new(protocol, frames),
@@ -207,7 +210,7 @@ impl Registration {
     }
 }
 
-type Socket = WebSocketStream<Metered<TokioIo<Upgraded>>>;
+type Socket = WebSocketStream<Metered<Wire>>;
 
 async fn web_socket(upgraded: Upgraded, message_limit: usize) -> Socket {
     let config = WebSocketConfig::default()
@@ -216,7 +219,11 @@ async fn web_socket(upgraded: Upgraded, message_limit: usize) -> Socket {
         .max_write_buffer_size(WRITE_BUFFER_LIMIT)
         .max_message_size(Some(message_limit))
         .max_frame_size(Some(message_limit));
-    WebSocketStream::from_raw_socket(Metered::new(TokioIo::new(upgraded)), Role::Server, Some(config)).await
+    let (wire, read) = Wire::new(upgraded);
+    let mut metered = Metered::new(wire);
+    metered.pass(&read);
+    // Copied, since what was read lies in the much larger buffer of HTTP's.
+    WebSocketStream::from_partially_read(metered, read.to_vec(), Role::Server, Some(config)).await
 }
 
 /// Sends our close, if any, and reads until the peer has closed too. The caller gives it a timeout.
@@ -288,7 +295,19 @@ impl<P: Protocol> Session<P> {
         }
     }
 
-    fn poll(&mut self, context: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<Ending> {
+    fn poll(&mut self, context: &mut Context<'_>, timer: Pin<&mut Sleep>) -> Poll<Ending> {
+        if let Some(unwritten) = self.sequencer.resume() {
+            self.socket.get_mut().get_mut().finish(unwritten);
+            self.dirty = true;
+        }
+        let polled = self.poll_all(context, timer);
+        if polled.is_pending() && !self.dirty && !self.socket.get_ref().get_ref().is_clogged() {
+            self.sequencer.rest();
+        }
+        polled
+    }
+
+    fn poll_all(&mut self, context: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<Ending> {
         loop {
             let was_busy = self.sequencer.is_busy();
             if was_busy {
