@@ -233,8 +233,8 @@ impl Protocol for Notifications {
                 Ok(heads) => heads,
                 Err(error) => return Done::Failed(error),
             };
-            let opened = |(stream, since): (Stream, _)| Opened { head: heads.get(&stream).copied().unwrap_or_default(), stream, since };
-            Done::Opened(wanted.into_iter().map(opened).collect())
+            let opened = |((stream, head), (_, since))| Opened { head, stream, since };
+            Done::Opened(heads.into_iter().zip(wanted).map(opened).collect())
         })
     }
 

@@ -1,10 +1,10 @@
 //! Inboxes and topics as their readers see them, and what users say of their items. An item that is deleted keeps its place.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, Row, params};
 
-use super::{Store, StoreError, attempt::mark_delivered_in, tx::Tx, writer::Urgency};
+use super::{Head, Store, StoreError, attempt::mark_delivered_in, heads::head, tx::Tx, writer::Urgency};
 use crate::model::{DeliveryKey, InboxItem, Place, Stream, Timestamp, Topic, UserId};
 
 /// Items one page holds at most.
@@ -13,17 +13,6 @@ pub const ITEMS_PAGE_LIMIT: usize = 200;
 pub const INBOX_LIST_LIMIT: usize = 1000;
 /// Items one change names at most.
 pub const CHANGE_LIMIT: usize = 1000;
-
-/// Where a stream stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Head {
-    /// Of the newest item; 0 before the first.
-    pub seq: i64,
-    /// History up to here is gone.
-    pub floor: i64,
-    /// Of a user's inbox; 0 for a topic.
-    pub unread: i64,
-}
 
 /// Items of one stream in ascending order.
 #[derive(Clone, Debug)]
@@ -103,20 +92,6 @@ pub struct Changed {
 }
 
 impl Store {
-    /// Where `stream` stands.
-    pub async fn stream_head(&self, stream: Stream) -> Result<Head, StoreError> {
-        self.read(move |connection| Ok(head(connection, &stream)?)).await
-    }
-
-    /// Where each of `streams` stands, in one read.
-    pub async fn stream_heads(&self, streams: Vec<Stream>) -> Result<HashMap<Stream, Head>, StoreError> {
-        self.read(move |connection| {
-            let heads = streams.into_iter().map(|stream| head(connection, &stream).map(|head| (stream, head)));
-            Ok(heads.collect::<rusqlite::Result<_>>()?)
-        })
-        .await
-    }
-
     /// What follows `after` in `stream`, up to `limit` items, and how far that covers it.
     pub async fn stream_since(&self, stream: Stream, after: i64, limit: usize) -> Result<Replay, StoreError> {
         let epoch = self.epoch.clone();
@@ -210,18 +185,6 @@ fn page(items: Vec<InboxItem>, limit: usize, head: Head) -> InboxPage {
     items.truncate(limit);
     let next_before = if has_more { items.last().map(|item| item.place.seq) } else { None };
     InboxPage { items, next_before, head }
-}
-
-fn head(connection: &Connection, stream: &Stream) -> rusqlite::Result<Head> {
-    let (sql, key) = match stream {
-        Stream::User(user) => ("SELECT seq, floor, unread FROM inbox_users WHERE user_id = ?1", user.as_str()),
-        Stream::Topic(topic) => ("SELECT seq, floor, 0 FROM topics WHERE topic = ?1", topic.as_str()),
-    };
-    let found = connection
-        .prepare_cached(sql)?
-        .query_row([key], |row| Ok(Head { seq: row.get(0)?, floor: row.get(1)?, unread: row.get(2)? }))
-        .optional()?;
-    Ok(found.unwrap_or_default())
 }
 
 const INBOX_COLUMNS: &str = "id, seq, job, ordinal, notification, created_at, seen_at, read_at, archived_at";

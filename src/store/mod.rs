@@ -13,6 +13,7 @@ mod claim;
 mod contact;
 mod error;
 mod events;
+mod heads;
 mod inbox;
 mod live;
 mod pending;
@@ -43,7 +44,8 @@ pub use self::{
     claim::{Claimed, Interrupted},
     error::StoreError,
     events::{ClosedToJobs, EventSettings},
-    inbox::{CHANGE_LIMIT, Changed, Chosen, Head, INBOX_LIST_LIMIT, ITEMS_PAGE_LIMIT, InboxFilter, InboxPage, ItemChange, Replay},
+    heads::Head,
+    inbox::{CHANGE_LIMIT, Changed, Chosen, INBOX_LIST_LIMIT, ITEMS_PAGE_LIMIT, InboxFilter, InboxPage, ItemChange, Replay},
     live::{LiveItem, LiveStored},
     pending::{EventKind, EventPage, PendingEvent},
     purge::Purged,
@@ -58,6 +60,7 @@ pub use self::{
 use self::{
     checkpoint::Checkpointer,
     events::EventLog,
+    heads::HeadReader,
     suppressions::SuppressionList,
     writer::{Memory, Writer},
 };
@@ -107,6 +110,7 @@ pub struct Lease {
 pub struct Store {
     writer: Writer,
     readers: Arc<Readers>,
+    heads: HeadReader,
     counts: Arc<Counts>,
     events: Arc<EventLog>,
     suppressions: Arc<SuppressionList>,
@@ -123,12 +127,14 @@ pub struct Store {
 /// Ends the writer with the last clone of the store, so that what was queued is written and the file let go.
 struct Ending {
     writer: Writer,
+    heads: HeadReader,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
 impl Drop for Ending {
     fn drop(&mut self) {
         self.writer.close();
+        self.heads.close();
     }
 }
 
@@ -166,23 +172,19 @@ impl Store {
         let suppressions = Arc::new(SuppressionList::open(&connection, settings.suppression_expiry).map_err(failed)?);
         let unsubscribe_key = sealing_key(&connection, "unsubscribe_key").map_err(failed)?;
         let ticket_key = sealing_key(&connection, "ticket_key").map_err(failed)?;
-        let readers = (0..settings.readers)
-            .map(|_| {
-                let reader = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-                prepare(&reader, CACHE_KIB / 4)?;
-                Ok(reader)
-            })
-            .collect::<rusqlite::Result<Vec<_>>>()
-            .map_err(failed)?;
+        let readers = (0..settings.readers).map(|_| read_only(&path)).collect::<rusqlite::Result<Vec<_>>>().map_err(failed)?;
+        let for_heads = read_only(&path).map_err(failed)?;
         let beside = Connection::open(&path).map_err(failed)?;
         prepare(&beside, CACHE_KIB / 4).map_err(failed)?;
         let not_started = |error: std::io::Error| StoreError::Open { path: path.display().to_string(), reason: error.to_string() };
+        let heads = HeadReader::start(for_heads).map_err(not_started)?;
         let checkpointer = Checkpointer::start(beside).map_err(not_started)?;
         let memory = Memory { counts: counts.clone(), events: events.clone(), suppressions: suppressions.clone() };
         let (writer, thread) = Writer::start(connection, checkpointer, memory, settings.group_commit_limit, held).map_err(not_started)?;
         Ok(Self {
-            ending: Arc::new(Ending { writer: writer.clone(), thread: Mutex::new(Some(thread)) }),
+            ending: Arc::new(Ending { writer: writer.clone(), heads: heads.clone(), thread: Mutex::new(Some(thread)) }),
             writer,
+            heads,
             readers: Arc::new(Readers { places: Semaphore::new(readers.len()), idle: Mutex::new(readers) }),
             counts,
             events,
@@ -247,6 +249,7 @@ impl Store {
 
     /// Writes what waits, ends the writer and lets go of the file.
     pub async fn close(&self) {
+        self.heads.close();
         self.writer.close();
         self.writer.ended().await;
         let thread = self.ending.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -306,6 +309,12 @@ fn hold(path: &Path) -> Result<File, StoreError> {
         Err(TryLockError::WouldBlock) => Err(StoreError::Held(path.to_owned())),
         Err(TryLockError::Error(error)) => Err(StoreError::Open { path: path.display().to_string(), reason: error.to_string() }),
     }
+}
+
+fn read_only(path: &Path) -> rusqlite::Result<Connection> {
+    let reader = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    prepare(&reader, CACHE_KIB / 4)?;
+    Ok(reader)
 }
 
 fn prepare(connection: &Connection, cache_kib: i32) -> rusqlite::Result<()> {

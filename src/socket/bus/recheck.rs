@@ -101,7 +101,7 @@ impl Recheck {
     }
 
     async fn look_up(&self, streams: Vec<Stream>, hub: &Hub, store: &Store, counters: &BusCounters, failed: &mut bool) {
-        let heads = match store.stream_heads(streams.clone()).await {
+        let heads = match store.stream_heads(streams).await {
             Ok(heads) => heads,
             Err(error) => {
                 if !std::mem::replace(failed, true) {
@@ -111,8 +111,8 @@ impl Recheck {
             }
         };
         *failed = false;
-        for stream in streams {
-            let Some(seq) = heads.get(&stream).map(|head| head.seq) else { continue };
+        for (stream, head) in heads {
+            let seq = head.seq;
             // Between the two locks somebody may cease to follow it: the hint then goes to nobody, and the entry is of no use until then.
             if hub.is_followed(&stream) && self.is_behind(&stream, seq) {
                 counters.healed.fetch_add(1, Relaxed);
