@@ -6,7 +6,6 @@ use std::collections::HashSet;
 
 use axum::{
     body::Body,
-    extract::Query,
     http::{
         HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version,
         header::{CONNECTION, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE},
@@ -132,10 +131,14 @@ pub fn query_value(uri: &Uri, name: &str) -> Option<String> {
     query_values(uri, name).next()
 }
 
-/// Every value of `name` in the query.
-pub fn query_values<'n>(uri: &Uri, name: &'n str) -> impl Iterator<Item = String> + use<'n> {
-    let pairs = Query::<Vec<(String, String)>>::try_from_uri(uri).map_or_else(|_| Vec::new(), |Query(pairs)| pairs);
-    pairs.into_iter().filter_map(move |(key, value)| (key == name).then_some(value))
+/// Every value of `name` in the query. Others, a token among them, are not decoded.
+pub fn query_values<'q>(uri: &'q Uri, name: &'q str) -> impl Iterator<Item = String> + use<'q> {
+    let decode = |text: &'q str| form_urlencoded::parse(text.as_bytes()).next();
+    let pairs = uri.query().unwrap_or_default().split('&');
+    pairs.filter_map(move |pair| {
+        let (key, _) = decode(pair.split_once('=').map_or(pair, |(key, _)| key))?;
+        if key == name { decode(pair).map(|(_, value)| value.into_owned()) } else { None }
+    })
 }
 
 /// Which web pages may open a socket. A request without `Origin` is no browser's and passes: without it a page elsewhere could use
