@@ -1,9 +1,10 @@
-//! The data that flows: jobs, recipients, deliveries, messages, outcomes and verdicts.
+//! The data that flows: jobs, recipients, deliveries, messages, outcomes and verdicts; conversations and what is said in them.
 //!
 //! No I/O, no clock, no logs. Preconditions live in the types: a [`PhoneNumber`] has been parsed, an [`EmailAddress`] has too.
 
 mod address;
 mod channel;
+mod chat;
 mod contact;
 mod delivery;
 mod email_address;
@@ -21,6 +22,9 @@ pub mod trace_parent;
 
 pub use address::{Address, Locale, PhoneNumber, PushToken, TimeZone, UserId};
 pub use channel::{Channel, ChannelSet, PerChannel, Priority, Status, StatusSet};
+pub use chat::{
+    Attachment, ChatBody, ChatEventKind, ChatRole, Conversation, ConversationEvent, ConversationId, MessageId, Participant, StoredMessage,
+};
 pub use contact::{Contact, PushTokenEntry};
 pub use delivery::{Delivery, DeliveryId, DeliveryKey, Skipped, SkippedReason};
 pub use email_address::EmailAddress;
