@@ -44,18 +44,20 @@ trait Write: Send {
     fn finish(self: Box<Self>, committed: Result<(), &StoreError>);
 }
 
-struct Pending<T, F> {
+struct Pending<T, F, N> {
     run: F,
     rows: usize,
     value: Option<T>,
+    on_commit: N,
     reply: oneshot::Sender<Result<T, StoreError>>,
     _place: Option<OwnedSemaphorePermit>,
 }
 
-impl<T, F> Write for Pending<T, F>
+impl<T, F, N> Write for Pending<T, F, N>
 where
     T: Send,
     F: FnMut(&mut Tx<'_>) -> rusqlite::Result<T> + Send,
+    N: FnOnce(&T) + Send,
 {
     fn apply(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()> {
         self.value = Some((self.run)(tx)?);
@@ -67,13 +69,18 @@ where
     }
 
     fn finish(self: Box<Self>, committed: Result<(), &StoreError>) {
-        let answer = match (committed, self.value) {
-            (Ok(()), Some(value)) => Ok(value),
+        let Self { value, on_commit, reply, .. } = *self;
+        let answer = match (committed, value) {
+            (Ok(()), Some(value)) => {
+                // It is committed whatever becomes of the note; the panic's own message has been printed.
+                let _ = catch_unwind(AssertUnwindSafe(|| on_commit(&value)));
+                Ok(value)
+            }
             (Err(error), _) => Err(error.clone()),
             (Ok(()), None) => Err(StoreError::Closed),
         };
         // The caller may have gone; what it asked for is done all the same.
-        let _ = self.reply.send(answer);
+        let _ = reply.send(answer);
     }
 }
 
@@ -159,12 +166,23 @@ impl Writer {
         T: Send + 'static,
         F: FnMut(&mut Tx<'_>) -> rusqlite::Result<T> + Send + 'static,
     {
+        self.enqueue_noted(urgency, rows, run, |_| ()).await
+    }
+
+    /// [`Self::enqueue`], and once it is durable, `on_commit` is called on the writer's thread, in the order of the commits: it takes note,
+    /// and keeps nobody waiting.
+    pub async fn enqueue_noted<T, F, N>(&self, urgency: Urgency, rows: usize, run: F, on_commit: N) -> Result<Committing<T>, StoreError>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Tx<'_>) -> rusqlite::Result<T> + Send + 'static,
+        N: FnOnce(&T) + Send + 'static,
+    {
         let place = match urgency {
             Urgency::Normal => Some(self.0.places.clone().acquire_owned().await.map_err(|_| StoreError::Closed)?),
             Urgency::Background => None,
         };
         let (reply, answer) = oneshot::channel();
-        let write = Box::new(Pending { run, rows, value: None, reply, _place: place });
+        let write = Box::new(Pending { run, rows, value: None, on_commit, reply, _place: place });
         let mut queues = self.0.lock();
         if queues.closed {
             return Err(StoreError::Closed);
