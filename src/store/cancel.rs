@@ -45,6 +45,18 @@ impl Store {
     }
 }
 
+/// Cancels what a job of few deliveries still has open, in this commit; whether that was anything.
+pub(super) fn cancel_in(tx: &mut Tx<'_>, id: &JobId) -> rusqlite::Result<bool> {
+    let open: Option<i64> = tx
+        .connection
+        .prepare_cached("UPDATE jobs SET cancelled_at = coalesce(cancelled_at, ?2) WHERE key = ?1 AND finished_at IS NULL RETURNING num")?
+        .query_row((DeliveryId::job_key(id), tx.now.as_millis()), |row| row.get(0))
+        .optional()?;
+    let Some(job) = open else { return Ok(false) };
+    cancel_from(tx, job, 0)?;
+    Ok(true)
+}
+
 /// Cancels everything of a job from this ordinal on.
 pub(super) fn cancel_from(tx: &mut Tx<'_>, job: i64, ordinal: u32) -> rusqlite::Result<()> {
     let mut from = Some(ordinal);

@@ -8,6 +8,7 @@ mod attempt;
 mod audit;
 mod callbacks;
 mod cancel;
+mod chat;
 mod checkpoint;
 mod claim;
 mod contact;
@@ -41,6 +42,12 @@ pub use self::{
     audit::{Audit, StatusTotal},
     callbacks::{Applied, Callback, Moved, Report, SuppressedAddress},
     cancel::Cancelled,
+    chat::{
+        AddRefused, BLOCKS_LIMIT, BlockAdded, CONVERSATIONS_PAGE_LIMIT, ChangeRefused, ChatCounts, ChatHead, ChatReplay,
+        ConversationCursor, ConversationFilter, ConversationPage, ConversationView, Created, Deleted, Imported, ImportedConversation,
+        ImportedMessage, ImportedParticipant, KeyConflict, MESSAGES_PAGE_LIMIT, MessageCursor, MessageHidden, MessagePage, NewConversation,
+        NewMessage, NewParticipant, NotifyDue, ParticipantChange, Read, Reseal, SealedMessage, SendRefused, Sent, Unread,
+    },
     claim::{Claimed, Interrupted},
     error::StoreError,
     events::{ClosedToJobs, EventSettings},
