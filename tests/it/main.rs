@@ -8,6 +8,7 @@ mod architecture;
 mod auth;
 mod broker;
 mod bus;
+mod chat_moves;
 mod commands;
 mod console;
 mod contract;

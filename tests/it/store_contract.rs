@@ -6,6 +6,10 @@ mod attempts;
 mod auditing;
 mod callbacks;
 mod cancel;
+pub(crate) mod chat;
+mod chat_import;
+mod chat_messages;
+mod chat_notices;
 mod claims;
 mod collapse;
 mod contacts;
@@ -85,6 +89,40 @@ contract! {
             a_large_job_is_cancelled_unmade_ones_included
             a_cancelled_large_job_begins_no_attempt
             many_steps_reach_every_delivery
+        }
+        chat {
+            a_conversation_is_made_once_for_its_key
+            two_people_have_one_conversation_about_one_thing
+            conversations_are_listed_by_activity
+            conversations_made_in_one_moment_are_all_listed
+            who_leaves_hears_nothing_until_they_are_back
+            participants_are_added_up_to_the_limit
+            who_is_blocked_does_not_get_through
+        }
+        chat_messages {
+            a_message_is_stored_with_all_that_follows
+            a_client_id_sends_once
+            ids_and_events_are_in_the_order_of_the_commits
+            a_note_that_panics_takes_nobody_with_it
+            a_message_is_edited_by_its_sender
+            a_message_is_deleted_for_everyone
+            a_message_is_hidden_for_one
+            who_was_away_gets_every_event
+            history_is_read_both_ways
+            a_read_pointer_only_goes_forward
+        }
+        chat_notices {
+            who_is_away_is_told_once
+            reading_takes_a_notice_back
+            what_is_sent_already_is_not_cancelled
+            a_job_that_comes_too_late_is_cancelled
+            a_notice_goes_with_what_it_tells_of
+            notices_outlive_a_restart
+        }
+        chat_import {
+            ids_are_kept_and_counts_are_made
+            a_batch_can_be_given_again
+            sealed_texts_are_replaced_where_they_are_unchanged
         }
         claims {
             only_what_is_due_is_claimed
