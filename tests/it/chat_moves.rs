@@ -40,8 +40,9 @@ enum Op {
         user: usize,
         message: usize,
     },
+    /// By this user, who may be its sender, or by an operator.
     Delete {
-        user: usize,
+        user: Option<usize>,
         message: usize,
     },
     Hide {
@@ -52,6 +53,10 @@ enum Op {
         chat: usize,
         user: usize,
         change: ParticipantChange,
+    },
+    LeaveAndRejoin {
+        chat: usize,
+        user: usize,
     },
     MakeJob {
         notice: usize,
@@ -75,9 +80,10 @@ fn op() -> impl Strategy<Value = Op> {
         1 => any.clone().prop_map(|message| Op::Repeat { message }),
         6 => about().prop_map(|(user, message)| Op::Read { user, message }),
         2 => about().prop_map(|(user, message)| Op::Edit { user, message }),
-        4 => about().prop_map(|(user, message)| Op::Delete { user, message }),
+        4 => (prop::option::of(user.clone()), any.clone()).prop_map(|(user, message)| Op::Delete { user, message }),
         4 => about().prop_map(|(user, message)| Op::Hide { user, message }),
-        6 => (chat, user.clone(), change).prop_map(|(chat, user, change)| Op::Change { chat, user, change }),
+        6 => (chat.clone(), user.clone(), change).prop_map(|(chat, user, change)| Op::Change { chat, user, change }),
+        2 => (chat, user).prop_map(|(chat, user)| Op::LeaveAndRejoin { chat, user }),
         1 => any.clone().prop_map(|notice| Op::MakeJob { notice }),
         1 => Just(Op::Reopen),
     ]
@@ -206,12 +212,10 @@ impl Run {
             Op::Edit { user, message } => self.edit(user, message).await,
             Op::Delete { user, message } => self.delete(user, message).await,
             Op::Hide { user, message } => self.hide(user, message).await,
-            Op::Change { chat, user, ref change } => {
-                let may = CHATS[chat].contains(&user) && (self.model.is_present(chat, user) || *change == ParticipantChange::Rejoin);
-                assert_eq!(self.test.put_participant(self.chats[chat], USERS[user], change.clone()).await, may);
-                if may {
-                    self.model.changed(chat, user, change);
-                }
+            Op::Change { chat, user, ref change } => self.change(chat, user, change).await,
+            Op::LeaveAndRejoin { chat, user } => {
+                self.change(chat, user, &ParticipantChange::Leave).await;
+                self.change(chat, user, &ParticipantChange::Rejoin).await;
             }
             Op::MakeJob { notice } => self.make_job(notice).await,
             Op::Reopen => self.test.reopen().await,
@@ -272,10 +276,11 @@ impl Run {
         }
     }
 
-    async fn delete(&mut self, by: usize, message: usize) {
+    async fn delete(&mut self, by: Option<usize>, message: usize) {
         let Some((place, message)) = self.chosen(message) else { return };
-        let deleted = self.test.delete_message(self.chats[message.chat], message.id, Some(user(by)), unnoted).await.unwrap();
-        let may = by == message.sender && self.model.is_present(message.chat, by) && !message.is_deleted;
+        let deleted = self.test.delete_message(self.chats[message.chat], message.id, by.map(user), unnoted).await.unwrap();
+        let is_allowed = by.is_none_or(|by| by == message.sender && self.model.is_present(message.chat, by));
+        let may = is_allowed && !message.is_deleted;
         assert_eq!(deleted.is_ok(), may);
         if may {
             let message = &mut self.model.messages[place];
@@ -298,6 +303,14 @@ impl Run {
         }
     }
 
+    async fn change(&mut self, chat: usize, user: usize, change: &ParticipantChange) {
+        let may = CHATS[chat].contains(&user) && (self.model.is_present(chat, user) || *change == ParticipantChange::Rejoin);
+        assert_eq!(self.test.put_participant(self.chats[chat], USERS[user], change.clone()).await, may);
+        if may {
+            self.model.changed(chat, user, change);
+        }
+    }
+
     async fn make_job(&mut self, notice: usize) {
         let due = self.test.notify_due(Timestamp::now(), 100).await.unwrap();
         if due.is_empty() {
@@ -305,8 +318,7 @@ impl Run {
         }
         let notice = &due[notice % due.len()];
         let (id, by) = (notice.view.conversation.id, notice.user_id.clone());
-        let job = crate::fixture::job_id(&format!("chat-{id}-{by}-{}", notice.first_message));
-        assert!(self.test.notify_made(id, by, notice.first_message, job).await.unwrap());
+        assert!(self.test.notify_made(id, by, notice.first_message).await.unwrap());
         let chat = self.chats.iter().position(|chat| *chat == id).unwrap();
         let index = USERS.iter().position(|name| *name == notice.user_id.as_str()).unwrap();
         self.model.parts.get_mut(&(chat, index)).unwrap().notice = Some((notice.first_message, true));

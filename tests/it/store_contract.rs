@@ -116,6 +116,7 @@ contract! {
             reading_takes_a_notice_back
             what_is_sent_already_is_not_cancelled
             a_job_that_comes_too_late_is_cancelled
+            a_job_made_before_a_crash_is_cancelled_too
             a_notice_goes_with_what_it_tells_of
             notices_outlive_a_restart
         }

@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
     super::{Store, StoreError, cancel::cancel_in, tx::Tx, writer::Urgency},
-    ConversationView, MESSAGE_COLUMNS, conversations, read_message, unreadable, user,
+    ConversationView, MESSAGE_COLUMNS, conversations, read_message, user,
 };
 use crate::model::{ConversationId, JobId, MessageId, StoredMessage, Timestamp, UserId};
 
@@ -17,6 +17,8 @@ pub struct NotifyDue {
     /// The first of the streak; names the notice.
     pub first_message: MessageId,
     pub due_at: Timestamp,
+    /// The job it is made into.
+    pub job_id: JobId,
     /// As that user sees it.
     pub view: ConversationView,
     /// Unread messages by now.
@@ -45,17 +47,13 @@ impl Store {
         .await
     }
 
-    /// Notes the job a notice was made into. False when there was nothing to tell any more: then what is still queued of the job is
-    /// cancelled, in the same commit.
-    pub async fn notify_made(
-        &self,
-        conversation: ConversationId,
-        user: UserId,
-        first_message: MessageId,
-        job_id: JobId,
-    ) -> Result<bool, StoreError> {
+    /// Notes that a notice was made into its job, [`NotifyDue::job_id`]. False when there was nothing to tell any more: then what is still
+    /// queued of the job is cancelled, in the same commit. A job that was there already, whatever it says, is the same notice made before a
+    /// crash.
+    pub async fn notify_made(&self, conversation: ConversationId, user: UserId, first_message: MessageId) -> Result<bool, StoreError> {
         self.writer
             .write(Urgency::Normal, 2, move |tx| {
+                let job_id = JobId::of_notice(conversation, &user, first_message);
                 let noted = tx
                     .connection
                     .prepare_cached("UPDATE notify SET job_id = ?4 WHERE conversation = ?1 AND user_id = ?2 AND first_message = ?3")?
@@ -104,14 +102,14 @@ pub(super) fn withdraw_up_to(
     user: &UserId,
     message: MessageId,
 ) -> rusqlite::Result<Option<JobId>> {
-    let job_id: Option<String> = tx
+    let first_message: Option<i64> = tx
         .connection
-        .prepare_cached("DELETE FROM notify WHERE conversation = ?1 AND user_id = ?2 AND first_message <= ?3 RETURNING job_id")?
+        .prepare_cached("DELETE FROM notify WHERE conversation = ?1 AND user_id = ?2 AND first_message <= ?3 RETURNING first_message")?
         .query_row((conversation.0, user.as_str(), message.0), |row| row.get(0))
-        .optional()?
-        .flatten();
-    let Some(job_id) = job_id else { return Ok(None) };
-    let job_id: JobId = job_id.parse().map_err(|reason: String| unreadable(0, reason))?;
+        .optional()?;
+    let Some(first_message) = first_message else { return Ok(None) };
+    // Looked for even when it is not noted: it may have been made just before a crash.
+    let job_id = JobId::of_notice(conversation, user, MessageId(first_message));
     Ok(cancel_in(tx, &job_id)?.then_some(job_id))
 }
 
@@ -129,7 +127,8 @@ fn due(connection: &Connection, now: Timestamp, limit: usize) -> rusqlite::Resul
         let Some(view) = conversations::view_in(connection, conversation, Some(&user_id))? else { continue };
         let unread = view.participant(&user_id).filter(|participant| !participant.muted).map_or(0, |participant| participant.unread);
         let latest = if unread > 0 { latest_unread(connection, conversation, &user_id)? } else { None };
-        notices.push(NotifyDue { user_id, first_message, due_at, view, unread, latest });
+        let job_id = JobId::of_notice(conversation, &user_id, first_message);
+        notices.push(NotifyDue { user_id, first_message, due_at, job_id, view, unread, latest });
     }
     Ok(notices)
 }

@@ -28,7 +28,7 @@ async fn due_for<B: Backend>(test: &TestStore<B>) -> Vec<String> {
 async fn make_job<B: Backend>(test: &TestStore<B>, chat: ConversationId, user: &str, message: MessageId) -> (DeliveryKey, bool) {
     let id = format!("chat-{chat}-{user}-{message}");
     let mail = first(test.take(Offer::new(&id).to(Channel::Email, user).build()).await);
-    (mail, test.notify_made(chat, user_id(user), message, job_id(&id)).await.unwrap())
+    (mail, test.notify_made(chat, user_id(user), message).await.unwrap())
 }
 
 pub async fn who_is_away_is_told_once<B: Backend>(test: TestStore<B>) {
@@ -47,6 +47,7 @@ pub async fn who_is_away_is_told_once<B: Backend>(test: TestStore<B>) {
     let [notice] = &due(&test).await[..] else { panic!("one notice") };
     assert_eq!((notice.first_message, notice.unread, notice.due_at), (one.message.id, 2, due_at));
     assert_eq!(notice.latest.as_ref().unwrap().id, two.message.id);
+    assert_eq!(notice.job_id.as_str(), format!("chat-{chat}-juma-{}", one.message.id));
     assert_eq!(notice.view.participant(&user_id("asha")).unwrap().name.as_deref(), Some("ASHA"));
 
     let (_, is_noted) = make_job(&test, chat, "juma", one.message.id).await;
@@ -100,6 +101,17 @@ pub async fn a_job_that_comes_too_late_is_cancelled<B: Backend>(test: TestStore<
     test.read_to(chat, user_id("juma"), one, unnoted).await.unwrap().unwrap();
     let (mail, is_noted) = make_job(&test, chat, "juma", one).await;
     assert!(!is_noted, "it was read while its job was made");
+    test.expect_status(mail, Status::Cancelled).await;
+    test.balanced().await;
+}
+
+pub async fn a_job_made_before_a_crash_is_cancelled_too<B: Backend>(mut test: TestStore<B>) {
+    let chat = test.chat(&["asha", "juma"]).await;
+    let one = tell(&test, chat, "asha", &[], Duration::ZERO).await.message.id;
+    let mail = first(test.take(Offer::new(&format!("chat-{chat}-juma-{one}")).to(Channel::Email, "juma").build()).await);
+    test.reopen().await;
+    let read = test.read_to(chat, user_id("juma"), one, unnoted).await.unwrap().unwrap();
+    assert!(read.cancelled_job.is_some(), "nobody had noted it");
     test.expect_status(mail, Status::Cancelled).await;
     test.balanced().await;
 }
