@@ -7,9 +7,8 @@ use std::{fmt, str::FromStr};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use sha2::{Digest, Sha256};
 
-use super::{JobId, Timestamp, UserId};
+use super::{Timestamp, UserId};
 
 macro_rules! row_id {
     ($(#[$doc:meta])+ $name:ident, $hint:literal) => {
@@ -184,19 +183,6 @@ pub struct ChatBody {
     pub attachments: Vec<Attachment>,
 }
 
-impl JobId {
-    /// The job that tells somebody of the messages they have not read, from `first` on: the same, whoever makes it and however often.
-    pub fn of_notice(conversation: ConversationId, user: &UserId, first: MessageId) -> Self {
-        let plain = format!("chat-{conversation}-{user}-{first}").parse();
-        plain.unwrap_or_else(|_| {
-            // Too long with the user's id in it.
-            let digest = Sha256::digest(user.as_str());
-            let name: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-            format!("chat-{conversation}-{name}-{first}").parse().expect("it is short, and letters, digits and dashes")
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,15 +200,6 @@ mod tests {
             check(bad, None);
         }
         assert_eq!(serde_json::to_value(ConversationId(7)).unwrap(), 7);
-    }
-
-    #[test]
-    fn a_notice_has_one_job() {
-        let id = |user: &str| JobId::of_notice(ConversationId(7), &user.parse().unwrap(), MessageId(123));
-        assert_eq!(id("42").as_str(), "chat-7-42-123");
-        let (long, other) = ("a".repeat(255), format!("b{}", "a".repeat(254)));
-        assert_eq!(id(&long).as_str().len(), "chat-7--123".len() + 64);
-        assert_ne!(id(&long), id(&other));
     }
 
     #[test]

@@ -5,8 +5,12 @@ use std::{borrow::Cow, collections::BTreeMap, fmt, str::FromStr, sync::Arc};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 
-use super::{Channel, EmailAddress, Locale, PhoneNumber, Priority, PushToken, TimeZone, Timestamp, Topic, UserId, address::parsed_text};
+use super::{
+    Channel, ConversationId, EmailAddress, Locale, MessageId, PhoneNumber, Priority, PushToken, TimeZone, Timestamp, Topic, UserId,
+    address::parsed_text,
+};
 
 /// Longest job id, collapse key and template name taken, in bytes.
 const NAME_LIMIT: usize = 255;
@@ -167,6 +171,17 @@ parsed_text!(TemplateName, { "type": "string", "pattern": "^[a-z0-9][a-z0-9_-]{0
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobId(Arc<str>);
 
+impl JobId {
+    /// The job that tells somebody of the messages they have not read, from `first` on: the same, whoever makes it and however often.
+    pub fn of_notice(conversation: ConversationId, user: &UserId, first: MessageId) -> Self {
+        let plain = format!("chat-{conversation}-{user}-{first}");
+        if plain.len() <= NAME_LIMIT {
+            return Self(plain.into());
+        }
+        Self(format!("chat-{conversation}-{:x}-{first}", Sha256::digest(user.as_str())).into())
+    }
+}
+
 impl FromStr for JobId {
     type Err = String;
 
@@ -208,5 +223,19 @@ impl JsonSchema for Version {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "const": 1 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_notice_has_one_job() {
+        let id = |user: &str| JobId::of_notice(ConversationId(7), &user.parse().unwrap(), MessageId(123));
+        assert_eq!(id("42").as_str(), "chat-7-42-123");
+        let (long, other) = ("a".repeat(255), format!("b{}", "a".repeat(254)));
+        assert_eq!(id(&long).as_str().len(), "chat-7--123".len() + 64);
+        assert_ne!(id(&long), id(&other));
     }
 }

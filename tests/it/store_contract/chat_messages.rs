@@ -218,7 +218,7 @@ pub async fn history_is_read_both_ways<B: Backend>(test: TestStore<B>) {
     assert_eq!(page(MessageCursor::Before(ids[0]), 2).await, (vec![], false));
     assert_eq!(page(MessageCursor::After(ids[0]), 2).await, (vec![ids[1], ids[3]], true));
     assert_eq!(page(MessageCursor::After(ids[3]), 2).await, (vec![ids[4]], false));
-    assert_eq!(page(MessageCursor::Latest, 4).await.1, false);
+    assert!(!page(MessageCursor::Latest, 4).await.1);
     assert_eq!(test.messages(chat, None, MessageCursor::Latest, 100).await.unwrap().messages.len(), 5);
 }
 
