@@ -7,6 +7,7 @@ pub mod accept;
 pub mod admin;
 pub mod amqp;
 pub mod channel;
+pub mod chat;
 pub mod cli;
 pub mod config;
 pub mod daemon;

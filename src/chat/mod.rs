@@ -1,0 +1,5 @@
+//! The chat gateway: conversations over sockets and REST, sealed at rest.
+//!
+//! [`seal`] is the one place that knows how a stored message looks inside; the store keeps what it gives and asks nothing.
+
+pub mod seal;
