@@ -5,11 +5,12 @@ use std::{
     io::{ErrorKind, Write as _},
     net::{SocketAddr, TcpListener},
     os::unix::fs::OpenOptionsExt as _,
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use clap::Args;
+use secrecy::ExposeSecret as _;
 use tokio::sync::oneshot;
 use toml::Value;
 
@@ -23,6 +24,7 @@ use super::{
     token,
 };
 use crate::{
+    chat::seal::ChatKeys,
     config::{self, Config, ListenAddress, Sources, reachable},
     daemon::{Mode, Ready},
     mock::{BoundMock, Mock, MockSettings},
@@ -34,6 +36,8 @@ use crate::{
 const FOLDER: &str = "var";
 /// The development tokens' secret, made once.
 pub const SECRET_FILE: &str = "var/dev-jwt.secret";
+/// The keys that messages are sealed with, made once, beside the store's file: one is of no use without the other.
+const CHAT_KEYS_FILE: &str = "dev-chat.keys";
 const SECRET_BYTES: usize = 32;
 /// So short that retries can be watched.
 const CHAOS_STEPS: [&str; 3] = ["2s", "5s", "15s"];
@@ -49,7 +53,7 @@ Examples:
   tarishi dev --samples --mock                  over SendGrid, Twilio and FCM as played by `tarishi mock`
   tarishi dev --log-format pretty --log-level debug
 
-It runs the daemon of `tarishi run` with the same configuration, plus: tokens signed with var/dev-jwt.secret (made once), short secrets allowed, and the console allowed to connect to the sockets. Emails, SMS and pushes are captured by the outbox unless the configuration names other providers, or --mock puts SendGrid, Twilio and FCM in its place, played on a loopback port: nothing leaves this machine, and what they were sent is shown at /mock/requests there. Jobs and messages stay in the store (./var/) from one run to the next.";
+It runs the daemon of `tarishi run` with the same configuration, plus: tokens signed with var/dev-jwt.secret (made once), short secrets allowed, the chat on with a key of its own (dev-chat.keys beside the store, made once) unless one is configured, and the console allowed to connect to the sockets. Emails, SMS and pushes are captured by the outbox unless the configuration names other providers, or --mock puts SendGrid, Twilio and FCM in its place, played on a loopback port: nothing leaves this machine, and what they were sent is shown at /mock/requests there. Jobs and messages stay in the store (./var/) from one run to the next.";
 
 #[derive(Args, Clone, Debug)]
 #[command(after_help = AFTER_HELP)]
@@ -73,8 +77,10 @@ pub fn run(args: &DevArgs, global: &GlobalArgs) -> Result<(), Failure> {
     let beneath = settings::load_without_secrets(global)?;
     settings::check_templates_folder(&beneath)?;
     make_secret(Path::new(FOLDER), Path::new(SECRET_FILE))?;
+    let chat_keys = make_chat_keys(&beneath)?;
     let mut sources = Sources { development: true, ..global.sources() };
     sources.overrides.push(key());
+    sources.overrides.extend(chat_keys);
     let admin = free_port(beneath.admin.listen);
     sources.overrides.extend(overrides(args, &beneath, admin));
     let mock = if args.mock { Some(bind_mock(&beneath)?) } else { None };
@@ -179,13 +185,36 @@ fn free_port(listen: SocketAddr) -> SocketAddr {
 
 /// Makes the folder, and the secret if there is none. Git sees neither.
 fn make_secret(folder: &Path, file: &Path) -> Result<(), Failure> {
-    let failed = |path: &Path, error: std::io::Error| {
-        Failure::new(Exit::Failed, format!("{} cannot be made: {error}", path.display()), "run it where this user may write")
-    };
+    let failed = |path: &Path, error: std::io::Error| cannot_be_made(path, &error);
     fs::create_dir_all(folder).map_err(|error| failed(folder, error))?;
     let ignore = folder.join(".gitignore");
     make_once(&ignore, 0o644, || Ok("*\n".to_owned())).map_err(|error| failed(&ignore, error))?;
     make_once(file, 0o600, new_secret).map_err(|error| failed(file, error))
+}
+
+fn cannot_be_made(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(Exit::Failed, format!("{} cannot be made: {error}", path.display()), "run it where this user may write")
+}
+
+/// Where development's keys for messages are.
+pub fn chat_keys_file(config: &Config) -> PathBuf {
+    config.store.sqlite_path().with_file_name(CHAT_KEYS_FILE)
+}
+
+/// Makes a key to seal messages with, unless the configuration has its own or wants no chat; gives what leads to it.
+fn make_chat_keys(beneath: &Config) -> Result<Option<(String, Value)>, Failure> {
+    if beneath.chat.has_keys() || beneath.chat.enabled == Some(false) {
+        return Ok(None);
+    }
+    let file = chat_keys_file(beneath);
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let made = folder.map_or(Ok(()), fs::create_dir_all).and_then(|()| make_once(&file, 0o600, || Ok(new_chat_key())));
+    made.map_err(|error| cannot_be_made(&file, &error))?;
+    Ok(Some(("chat.encryption_keys_file".to_owned(), file.to_string_lossy().into_owned().into())))
+}
+
+fn new_chat_key() -> String {
+    format!("{}\n", ChatKeys::new_key().expose_secret())
 }
 
 fn make_once(file: &Path, mode: u32, text: impl FnOnce() -> std::io::Result<String>) -> std::io::Result<()> {
@@ -335,6 +364,32 @@ Ctrl-C stops it; jobs not finished go on at the next start.
         assert_eq!(fs::read_to_string(var.join(".gitignore")).unwrap(), "*\n");
         make_secret(&var, &file).unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap(), made);
+    }
+
+    #[test]
+    fn a_key_for_messages_is_made_once_beside_the_store() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", folder.path().join("data/tarishi.db").display());
+        let beneath = |more: &[(&str, Value)]| {
+            let mut overrides = vec![("store.url".to_owned(), Value::from(url.clone()))];
+            overrides.extend(more.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
+            config::load(&Sources { overrides, secrets: config::Secrets::None, ..Sources::default() }).unwrap()
+        };
+        let (key, file) = make_chat_keys(&beneath(&[])).unwrap().unwrap();
+        assert_eq!(
+            (key.as_str(), &file),
+            ("chat.encryption_keys_file", &folder.path().join("data/dev-chat.keys").to_str().unwrap().into())
+        );
+        let file = folder.path().join("data/dev-chat.keys");
+        let made = fs::read_to_string(&file).unwrap();
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        make_chat_keys(&beneath(&[("chat.enabled", true.into())])).unwrap().unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), made);
+        let with_keys = config::load(&Sources { overrides: vec![(key, file.to_str().unwrap().into())], ..Sources::default() }).unwrap();
+        assert!(with_keys.chat.is_on() && with_keys.chat.encryption_keys.len() == 1);
+
+        assert!(make_chat_keys(&beneath(&[("chat.enabled", false.into())])).unwrap().is_none());
+        assert!(make_chat_keys(&beneath(&[("chat.encryption_keys_file", "mine".into())])).unwrap().is_none());
     }
 
     #[test]

@@ -58,6 +58,7 @@ pub(super) fn check(config: &mut Config) -> Vec<Problem> {
     found.socket(&config.socket);
     found.count("live.replay_limit", config.live.replay_limit);
     found.count("live.topics_per_connection", config.live.topics_per_connection);
+    found.chat(&config.chat);
     found.intake(&config.intake);
     found.amqp(&config.amqp);
     found.auth(&config.auth);
@@ -90,6 +91,7 @@ fn normalise(config: &mut Config) {
     for url in [&mut config.public.base_url, &mut config.templates.link_base_url] {
         url.truncate(url.trim_end_matches('/').len());
     }
+    config.chat.attachment_types.iter_mut().for_each(|media_type| media_type.make_ascii_lowercase());
     config.admin.hosts.iter_mut().for_each(|host| host.make_ascii_lowercase());
     config.admin.api_keys.iter_mut().for_each(|key| key.sha256.make_ascii_lowercase());
 }

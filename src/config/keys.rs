@@ -1,14 +1,9 @@
-//! Which keys there are: the JSON Schema made from the section types, and what older or later configurations name that is not in it.
-
-use schemars::generate::SchemaSettings;
-use serde_json::Value;
-use toml::Table;
+//! Which keys there are: the JSON Schema made from the section types.
 
 use super::{Config, defaults_table, document};
 use crate::model::{Problem, nearest_hint};
-
-/// Sections that a full deployment has and this version does not, with what to do instead.
-const NOT_BUILT_SECTIONS: [(&str, &str); 1] = [("chat", "leave it out")];
+use schemars::generate::SchemaSettings;
+use serde_json::Value;
 
 /// The JSON Schema of a configuration file, made from the types: nothing is required that has a default, and the defaults are told.
 pub fn schema() -> Value {
@@ -47,9 +42,6 @@ pub(super) fn takes(node: &Value, kind: &str) -> bool {
 /// The place in the schema that `keys` lead to, or the problem with them. `written` turns a key into what whoever named it would have
 /// written, for hints.
 pub(super) fn find<'a>(schema: &'a Value, keys: &[String], name: &str, written: fn(&str) -> String) -> Result<&'a Value, Problem> {
-    if let Some(hint) = not_built(&keys.join(".")) {
-        return Err(Problem::new(name, "not built into this version", hint));
-    }
     let mut node = schema;
     for (index, key) in keys.iter().enumerate() {
         let Some(properties) = node["properties"].as_object() else {
@@ -67,28 +59,10 @@ pub(super) fn find<'a>(schema: &'a Value, keys: &[String], name: &str, written: 
     Ok(node)
 }
 
-fn not_built(path: &str) -> Option<&'static str> {
-    let below = |section: &str| path.strip_prefix(section).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
-    NOT_BUILT_SECTIONS.iter().find(|(section, _)| below(section)).map(|(_, hint)| *hint)
-}
-
-/// Takes out of `table` what this version does not have, and tells it.
-pub(super) fn take_not_built(table: &mut Table) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    for (section, hint) in NOT_BUILT_SECTIONS {
-        let taken = match section.split_once('.') {
-            None => table.remove(section),
-            Some((parent, name)) => table.get_mut(parent).and_then(toml::Value::as_table_mut).and_then(|parent| parent.remove(name)),
-        };
-        if taken.is_some() {
-            problems.push(Problem::new(section, "not built into this version", hint));
-        }
-    }
-    problems
-}
-
 #[cfg(test)]
 mod tests {
+    use toml::Table;
+
     use super::*;
     use crate::config::DEFAULT_TOML;
 

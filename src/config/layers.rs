@@ -134,11 +134,6 @@ mod tests {
             Err("TARISHI__STORE__URL__PATH: `store.url` has no keys below it (hint: give it one value)"),
         );
         check(
-            "TARISHI__CHAT__ENCRYPTION_KEYS_FILE",
-            "hush",
-            Err("TARISHI__CHAT__ENCRYPTION_KEYS_FILE: not built into this version (hint: leave it out)"),
-        );
-        check(
             "TARISHI__CHANNEL__EMAIL__PROVIDERS",
             "outbox",
             Err("TARISHI__CHANNEL__EMAIL__PROVIDERS: not a TOML list (hint: write it like [\"one\", \"two\"])"),

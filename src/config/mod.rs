@@ -15,6 +15,7 @@ mod address;
 mod amqp;
 mod auth;
 mod bus;
+mod chat;
 mod check;
 mod keys;
 mod layers;
@@ -31,6 +32,7 @@ pub use address::{ClientAddressHeader, ListenAddress, TrustedProxy, reachable};
 pub use amqp::{AmqpConfig, BrokerUrl, EventsConfig, WhenFull};
 pub use auth::{Algorithm, Algorithms, AuthConfig, JwtConfig, JwtKey, KeySource};
 pub use bus::{BusConfig, BusUrl, RedisServers, RedisUrl};
+pub use chat::{AttachmentHost, ChatConfig, ChatHookConfig, OnHookFailure, read_fernet_keys, read_secret};
 pub use keys::schema;
 pub use mailbox::{lettre_address, mailbox};
 pub use provider::{
@@ -72,6 +74,7 @@ pub struct Config {
     pub public: PublicConfig,
     pub socket: SocketConfig,
     pub live: LiveConfig,
+    pub chat: ChatConfig,
     pub admin: AdminConfig,
     pub store: StoreConfig,
     pub bus: BusConfig,
@@ -113,7 +116,6 @@ pub fn load(sources: &Sources) -> Result<Config, Vec<Problem>> {
         merge(&mut table, nested(&layer.keys, layer.value.clone()));
     }
 
-    let not_built = keys::take_not_built(&mut table);
     let decoded = decode_all::<Config>(document(toml::Value::Table(table)), "").and_then(|mut config| {
         let mut problems = check::check(&mut config);
         problems.extend(secret::resolve(&mut config, sources));
@@ -122,7 +124,6 @@ pub fn load(sources: &Sources) -> Result<Config, Vec<Problem>> {
     if let Err(found) = &decoded {
         problems.extend(found.iter().cloned().map(secret::without_quotes).map(|problem| with_variable(in_words_of_toml(problem), &layers)));
     }
-    problems.extend(not_built);
     match decoded {
         Ok(config) if problems.is_empty() => Ok(config),
         _ => Err(problems),
@@ -171,6 +172,7 @@ fn in_words_of_toml(problem: Problem) -> Problem {
         "expected usize" | "expected u32" | "expected u64" => "write a whole number, without quotes",
         "expected f64" => "write a number, without quotes",
         "expected a string" | "expected path string" => "write text in quotes",
+        "expected a boolean" => "write true or false, without quotes",
         "expected a sequence" => "write a list, such as [\"one\", \"two\"]",
         _ => return problem,
     };

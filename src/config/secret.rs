@@ -28,6 +28,8 @@ pub enum Secrets {
     All,
     /// The broker's password alone.
     Broker,
+    /// The keys of the chat alone, whether or not it is on.
+    Chat,
     None,
 }
 
@@ -35,11 +37,14 @@ pub enum Secrets {
 pub(super) fn resolve(config: &mut Config, sources: &Sources) -> Vec<Problem> {
     let keys = config.auth.jwt.keys.iter_mut().enumerate();
     let mut problems: Vec<Problem> = keys.filter_map(|(index, key)| key.resolve(index, sources).err()).collect();
-    if sources.secrets != Secrets::None {
+    if matches!(sources.secrets, Secrets::All | Secrets::Broker) {
         match broker_password(&config.amqp, sources) {
             Ok(password) => config.amqp.password = password,
             Err(problem) => problems.push(problem),
         }
+    }
+    if matches!(sources.secrets, Secrets::All | Secrets::Chat) {
+        problems.extend(config.chat.resolve(sources));
     }
     if sources.secrets == Secrets::All {
         problems.extend(resolve_bus(&mut config.bus, sources));

@@ -69,7 +69,8 @@ fn everything_wrong_is_told_at_once() {
             on_unknown = "retry"
             retry.steps = ["30s", "soon"]
             [chat]
-            encryption_keys_file = "x"
+            enabled = "yes"
+            encryption_key = "x"
             [[auth.jwt.keys]]
             algorithm = "HS256"
             public_key_file = "x"
@@ -85,12 +86,13 @@ fn everything_wrong_is_told_at_once() {
             "chanel: unknown member `chanel` (hint: did you mean `channel`?)",
             "channel.email.on_unknown: not a known value: `retry` (hint: known here: resend, fail)",
             "channel.email.retry.steps[1]: not a duration (hint: write it with its unit, such as \"30s\", \"2m\" or \"1h 30m\")",
+            "chat.enabled: invalid type: string \"yes\" (hint: write true or false, without quotes)",
+            "chat.encryption_key: unknown member `encryption_key` (hint: did you mean `encryption_keys_file`?)",
             "intake.job_limit: not a size (hint: write it with its unit, such as \"64 KiB\" or \"4 MiB\")",
             "log.format: not a known value: `xml`, set by TARISHI__LOG__FORMAT (hint: known here: auto, pretty, json)",
             "store.lease: not a duration (hint: write it with its unit, such as \"30s\", \"2m\" or \"1h 30m\")",
             "store.readers: invalid type: string \"two\" (hint: write a whole number, without quotes)",
             "store.ulr: unknown member `ulr` (hint: did you mean `url`?)",
-            "chat: not built into this version (hint: leave it out)",
         ],
     );
 }

@@ -9,6 +9,7 @@ mod auth;
 mod broker;
 mod bus;
 mod chat_moves;
+mod chat_sealing;
 mod commands;
 mod console;
 mod contract;
