@@ -34,6 +34,7 @@ use crate::{
         outbox::{self, Outbox},
         sms::twilio,
     },
+    chat::seal::ChatKeys,
     config::{Config, ListenAddress},
     event::{Event, emit},
     feed::EventFeed,
@@ -189,6 +190,8 @@ struct Daemon {
     templates: Arc<Templates>,
     links: Arc<UnsubscribeLinks>,
     sockets: Sockets,
+    /// Where there is a chat.
+    chat_keys: Option<ChatKeys>,
     listener_counters: [(&'static str, Arc<ListenerCounters>); 2],
     authenticator: Arc<Authenticator>,
     readiness: Arc<Readiness>,
@@ -214,6 +217,7 @@ impl Daemon {
     ) -> anyhow::Result<Self> {
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
         let sockets = Sockets::new(&config);
+        let chat_keys = config.chat.is_on().then(|| ChatKeys::new(&config.chat.encryption_keys)).transpose()?;
         let outbox = Arc::new(providers::outbox(&config)?);
         let links = Arc::new(UnsubscribeLinks::new(&config.public.base_url, store.unsubscribe_key()));
         let accounts = providers::accounts(&config, &outbox)?;
@@ -243,6 +247,7 @@ impl Daemon {
             templates,
             links,
             sockets,
+            chat_keys,
             listener_counters: PUBLIC_AND_ADMIN.map(|listener| (listener, Arc::default())),
             addresses,
             started,
@@ -362,6 +367,7 @@ impl Daemon {
             feed: self.feed.clone(),
             authenticator: self.authenticator.clone(),
             bus: self.sockets.bus.clone(),
+            chat_keys: self.chat_keys.clone(),
             metrics: self.metrics.clone(),
             sessions: self.sockets.counters.clone(),
             listeners: self.listener_counters.clone(),

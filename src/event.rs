@@ -174,6 +174,10 @@ pub enum Event<'a> {
         user: Option<&'a str>,
         jti: Option<&'a str>,
     },
+    /// The last step of it: whoever asked for the steps has counted the rest.
+    ChatKeysRotated {
+        by: &'a str,
+    },
     /// A key set was had for the first time, again after a failure, or with other keys than before.
     KeysFetched {
         from: &'a str,
@@ -274,9 +278,11 @@ pub fn emit(event: &Event<'_>) {
         | Event::JobRejected { .. }
         | Event::JobCancelled { .. }
         | Event::ContactChanged { .. } => emit_intake(event),
-        Event::TokensRevoked { .. } | Event::RevocationTakenBack { .. } | Event::KeysFetched { .. } | Event::KeysNotFetched { .. } => {
-            emit_auth(event);
-        }
+        Event::TokensRevoked { .. }
+        | Event::RevocationTakenBack { .. }
+        | Event::ChatKeysRotated { .. }
+        | Event::KeysFetched { .. }
+        | Event::KeysNotFetched { .. } => emit_auth(event),
         Event::BrokerConnected { .. } | Event::BrokerLost { .. } => emit_broker(event),
         Event::BusConnected { .. } | Event::BusLost { .. } => emit_bus(event),
         Event::DeliveryConfirmed { .. }
@@ -362,6 +368,7 @@ fn emit_auth(event: &Event<'_>) {
             info!(by, revocation, user, jti, sockets, "tokens revoked");
         }
         Event::RevocationTakenBack { by, revocation, user, jti } => info!(by, revocation, user, jti, "revocation taken back"),
+        Event::ChatKeysRotated { by } => info!(by, "chat keys rotated: what they open is sealed with the first"),
         Event::KeysFetched { from, kids } => info!(from, kids, "key set fetched"),
         Event::KeysNotFetched { from, reason, kept } => {
             counter!("tarishi_jwks_failures_total").increment(1);

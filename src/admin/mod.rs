@@ -1,6 +1,7 @@
 //! The admin listener: queries, contacts, the outbox, the console, metrics and health. Job intake is merged in from [`crate::intake`].
 
 mod api;
+mod chat;
 mod console;
 mod contacts;
 mod guard;
@@ -24,7 +25,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     middleware,
     response::Response,
-    routing::{delete, get},
+    routing::{delete, get, post},
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::SecretString;
@@ -32,6 +33,7 @@ use secrecy::SecretString;
 pub use self::guard::{Caller, Guard};
 use crate::{
     channel::outbox::Outbox,
+    chat::seal::ChatKeys,
     feed::EventFeed,
     intake::{
         amqp::AmqpIntake,
@@ -57,6 +59,8 @@ pub struct AdminState {
     pub feed: Option<Arc<EventFeed>>,
     pub authenticator: Arc<Authenticator>,
     pub bus: Bus,
+    /// Where there is a chat.
+    pub chat_keys: Option<ChatKeys>,
     pub metrics: PrometheusHandle,
     pub sessions: Arc<SessionCounters>,
     /// By the listener's name.
@@ -137,6 +141,7 @@ pub fn router(state: Arc<AdminState>, intake: HttpIntake, rules: Guard) -> Route
         .route("/v1/suppressions", suppressions.layer(DefaultBodyLimit::max(suppressions::BODY_LIMIT)))
         .route("/v1/revocations", revocations.layer(DefaultBodyLimit::max(revocations::BODY_LIMIT)))
         .route("/v1/revocations/{id}", delete(revocations::take_back))
+        .route("/v1/chat/rotate-keys", post(chat::rotate_keys))
         .route("/v1/outbox", get(outbox::list))
         .route("/v1/outbox/{id}/html", get(outbox::html))
         .route("/v1/dev/token", get(api::development_token))

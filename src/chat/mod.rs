@@ -1,5 +1,7 @@
 //! The chat gateway: conversations over sockets and REST, sealed at rest.
 //!
-//! [`seal`] is the one place that knows how a stored message looks inside; the store keeps what it gives and asks nothing.
+//! [`seal`] is the one place that knows how a stored message looks inside; the store keeps what it gives and asks nothing. [`rotate`] seals
+//! everything anew when the keys change.
 
+pub mod rotate;
 pub mod seal;

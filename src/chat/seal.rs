@@ -6,9 +6,11 @@
 
 use std::{fmt, sync::Arc};
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use fernet::Fernet;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use crate::model::{Attachment, ChatBody, ConversationId, MessageId};
 
@@ -18,7 +20,13 @@ const END_OF_TIME: u64 = u64::MAX - 3600;
 
 /// The keys: the first seals, all of them open. Clones share them.
 #[derive(Clone)]
-pub struct ChatKeys(Arc<[Fernet]>);
+pub struct ChatKeys(Arc<Keys>);
+
+struct Keys {
+    /// Never empty.
+    keys: Vec<Fernet>,
+    name: String,
+}
 
 /// Why there are no keys to work with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -73,7 +81,8 @@ impl ChatKeys {
             return Err(KeysRefused::None);
         }
         let key = |(index, key): (usize, &SecretString)| Fernet::new(key.expose_secret()).ok_or(KeysRefused::Malformed(index));
-        keys.iter().enumerate().map(key).collect::<Result<_, _>>().map(Self)
+        let name = name_of(keys[0].expose_secret());
+        keys.iter().enumerate().map(key).collect::<Result<_, _>>().map(|keys| Self(Arc::new(Keys { keys, name })))
     }
 
     /// A new key, as a line of a key file.
@@ -81,11 +90,16 @@ impl ChatKeys {
         Fernet::generate_key().into()
     }
 
+    /// Names the first key to who has it, and tells nothing of it to anybody else.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
     /// `body` as the row of this message keeps it.
     pub fn seal(&self, conversation: ConversationId, message: MessageId, body: &ChatBody) -> String {
         let sealing = Sealing { c: conversation, m: message, t: &body.text, a: &body.attachments };
         let plain = serde_json::to_vec(&sealing).expect("numbers and text become JSON");
-        self.0[0].encrypt(&plain)
+        self.0.keys[0].encrypt(&plain)
     }
 
     /// What was sealed for this message.
@@ -109,7 +123,7 @@ impl ChatKeys {
 
     /// Also tells which key it was.
     fn open_with(&self, conversation: ConversationId, message: MessageId, sealed: &str) -> Result<(ChatBody, usize), Tampered> {
-        let decrypted = self.0.iter().enumerate().find_map(|(index, key)| Some((decrypted(key, sealed)?, index)));
+        let decrypted = self.0.keys.iter().enumerate().find_map(|(index, key)| Some((decrypted(key, sealed)?, index)));
         let (plain, index) = decrypted.ok_or(Tampered)?;
         let Sealed { c, m, t, a } = serde_json::from_slice(&plain).map_err(|_| Tampered)?;
         if (c, m) != (conversation, message) {
@@ -120,14 +134,20 @@ impl ChatKeys {
 
     /// What is in a token of any of the keys, whatever it is: for reading what another system has sealed.
     pub fn decrypt(&self, token: &str) -> Option<Vec<u8>> {
-        self.0.iter().find_map(|key| decrypted(key, token))
+        self.0.keys.iter().find_map(|key| decrypted(key, token))
     }
 }
 
 impl fmt::Debug for ChatKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ChatKeys({} keys)", self.0.len())
+        write!(f, "ChatKeys({} keys)", self.0.keys.len())
     }
+}
+
+/// The beginning of a hash over 32 random bytes, which nobody guesses.
+fn name_of(key: &str) -> String {
+    let hash = Sha256::new().chain_update("tarishi chat key ").chain_update(key.trim_end_matches('=')).finalize();
+    URL_SAFE_NO_PAD.encode(&hash[..12])
 }
 
 fn decrypted(key: &Fernet, token: &str) -> Option<Vec<u8>> {

@@ -10,6 +10,7 @@ use clap::{
 
 mod audit;
 mod broker;
+mod chat;
 mod check;
 mod client;
 mod dev;
@@ -101,6 +102,8 @@ enum Command {
     Suppressions(suppressions::SuppressionsArgs),
     /// Refuse a user's tokens, or one token, from now on, and close their sockets
     Revoke(revoke::RevokeArgs),
+    /// Make keys for the chat, change them, and take over the chat of the system before
+    Chat(Box<chat::ChatArgs>),
     /// Show what the running daemon is doing
     Status(status::StatusArgs),
     /// Check that nothing accepted is unaccounted for
@@ -153,6 +156,7 @@ impl Cli {
             Command::Rejected(args) => one_shot(rejected::run(&args, &global)),
             Command::Suppressions(args) => one_shot(suppressions::run(&args, &global)),
             Command::Revoke(args) => one_shot(revoke::run(&args, &global)),
+            Command::Chat(args) => one_shot(chat::run(&args, &global)),
             Command::Status(args) => one_shot(status::run(&args, &global)),
             Command::Audit(args) => one_shot(audit::run(&args, &global)),
             Command::Check(args) => check::run(&args, &global),

@@ -64,7 +64,7 @@ impl GlobalArgs {
         config::load(&Sources { secrets: Secrets::None, ..self.sources_without_keys() })
     }
 
-    fn sources_without_keys(&self) -> Sources {
+    pub fn sources_without_keys(&self) -> Sources {
         let mut sources = self.sources();
         sources.overrides.push(("auth.jwt.keys".to_owned(), toml::Value::Array(Vec::new())));
         sources

@@ -117,7 +117,9 @@ fn invalid_vectors_do_not_open() {
 #[test]
 fn what_is_sealed_opens() {
     let keys = keys(&[&key(1)]);
-    for body in [body(), with_attachment(), ChatBody::default(), ChatBody { text: "a\"\\\u{0}\u{2028}".repeat(1000), attachments: Vec::new() }] {
+    for body in
+        [body(), with_attachment(), ChatBody::default(), ChatBody { text: "a\"\\\u{0}\u{2028}".repeat(1000), attachments: Vec::new() }]
+    {
         let sealed = keys.seal(CONVERSATION, MESSAGE, &body);
         assert!(!sealed.contains("nyumba"));
         assert_ne!(sealed, keys.seal(CONVERSATION, MESSAGE, &body), "the same text twice must not look the same");

@@ -12,6 +12,7 @@ mod notify;
 mod participants;
 mod pointers;
 mod reseal;
+mod rotation;
 
 use rusqlite::{Connection, OptionalExtension, Row, types::Type};
 use serde::de::DeserializeOwned;
