@@ -53,6 +53,11 @@ impl Progress {
         self.0.inc(steps);
     }
 
+    /// There is this much to do.
+    pub fn set_length(&self, steps: u64) {
+        self.0.set_length(steps);
+    }
+
     /// There is more to do than was known.
     pub fn longer(&self, steps: u64) {
         self.0.inc_length(steps);

@@ -16,11 +16,13 @@ mod error;
 mod events;
 mod heads;
 mod inbox;
+mod inbox_import;
 mod live;
 mod pending;
 mod purge;
 mod read;
 mod revocations;
+mod staging;
 mod suppressions;
 mod suspects;
 mod tx;
@@ -53,11 +55,13 @@ pub use self::{
     events::{ClosedToJobs, EventSettings},
     heads::Head,
     inbox::{CHANGE_LIMIT, Changed, Chosen, INBOX_LIST_LIMIT, ITEMS_PAGE_LIMIT, InboxFilter, InboxPage, ItemChange, Replay},
+    inbox_import::{ImportedNotification, ImportedNotifications},
     live::{LiveItem, LiveStored},
     pending::{EventKind, EventPage, PendingEvent},
     purge::Purged,
     read::{AttemptView, Attempts, Confirmations, DeliveryFilter, DeliveryPage, DeliveryView, JobStatus, JobView, PAGE_LIMIT},
     revocations::{NewRevocation, REVOCATIONS_PAGE_LIMIT, RevocationFilter},
+    staging::Staging,
     suppressions::{
         NewSuppression, SUPPRESSIONS_PAGE_LIMIT, Suppressed, SuppressionExpiry, SuppressionFilter, SuppressionPage, SuppressionView,
     },

@@ -16,6 +16,7 @@ use crate::{
     store::Store,
 };
 
+mod import;
 mod key;
 mod rotate;
 
@@ -34,6 +35,8 @@ pub struct ChatArgs {
 
 #[derive(Subcommand, Clone, Debug)]
 enum ChatCommand {
+    /// Take over the chat of the replaced Django system, from a dump or its database
+    Import(Box<import::ImportArgs>),
     /// Make a key to seal messages with
     NewKey(key::NewKeyArgs),
     /// Seal every message with the first key of the list
@@ -42,6 +45,7 @@ enum ChatCommand {
 
 pub async fn run(args: &ChatArgs, global: &GlobalArgs) -> Result<(), Failure> {
     match &args.command {
+        ChatCommand::Import(args) => import::run(args, global).await,
         ChatCommand::NewKey(args) => key::run(args),
         ChatCommand::RotateKeys(args) => rotate::run(args, global).await,
     }
