@@ -80,7 +80,7 @@ macro_rules! crash_tests {
 
         #[test]
         fn every_fail_point_is_crashed_at() {
-            let elsewhere = crate::amqp_faults::CRASH_POINTS.into_iter().chain(["amqp-killer", "rejected-republished"]);
+            let elsewhere = crate::amqp_faults::CRASH_POINTS.into_iter().chain(["amqp-killer", "chat-import-batch", "rejected-republished"]);
             let tested: BTreeSet<String> = [$($point),+].into_iter().chain(elsewhere).map(str::to_owned).collect();
             assert_eq!(tested, fail_points(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")));
         }

@@ -11,6 +11,7 @@ mod contract;
 mod daemon;
 mod load;
 mod mail_server;
+mod postgres;
 mod process;
 mod proxy;
 mod rabbit;
@@ -35,6 +36,7 @@ pub use self::{
     daemon::{Daemon, Setup, own_host},
     load::{Figures, Producers},
     mail_server::MailServer,
+    postgres::Postgres,
     process::{PATIENCE, Process, until},
     proxy::Proxy,
     rabbit::{Fate, Message, Rabbit, persistent, text},

@@ -18,6 +18,13 @@ impl StoreFile {
         self.0.query_row(query, (), |row| row.get(0)).unwrap()
     }
 
+    /// The one column of text that a query asks for.
+    #[track_caller]
+    pub fn texts(&self, query: &str) -> Vec<String> {
+        let mut statement = self.0.prepare(query).unwrap();
+        statement.query_map((), |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    }
+
     /// Invariant G of the inbox: every user's items are numbered without a gap, and each live delivery that was sent is exactly one.
     #[track_caller]
     pub fn check_inbox(&self) {
