@@ -107,6 +107,12 @@ struct Position {
     messages: i64,
 }
 
+impl Position {
+    const fn is_begun(&self) -> bool {
+        self.conversations > 0 || self.messages > 0
+    }
+}
+
 impl Import<'_> {
     /// Takes over what there is. `on_step` hears how many rows of how many are done.
     ///
@@ -121,7 +127,7 @@ impl Import<'_> {
         report.notifications.source = count(Kind::Notification)?;
         let total = report.conversations.source + report.messages.source + report.notifications.source;
         let start = self.start().await?;
-        report.resumed = start.conversations > 0;
+        report.resumed = start.is_begun();
         let aside = if self.store.is_some() { Some(Aside::open(self.listed_file, &start, &self.staged.tables)?) } else { None };
         let mut work = Work { import: self, report, aside, position: start, done: 0, total, on_step };
         work.report.listed = work.aside.as_mut().map(|aside| std::mem::take(&mut aside.kept)).unwrap_or_default();
@@ -348,7 +354,7 @@ struct Aside {
 impl Aside {
     fn open(path: &Path, start: &Position, tables: &BTreeMap<Kind, String>) -> Result<Self, ImportError> {
         let mut aside = Self { path: path.to_owned(), file: None, is_dirty: false, kept: Vec::new() };
-        if start.conversations == 0 {
+        if !start.is_begun() {
             return Ok(aside);
         }
         let text = match fs::read_to_string(path) {

@@ -102,12 +102,12 @@ fn check_refused(dump: &str, expected: &str) {
 fn what_is_wrong_is_told_with_its_line() {
     let cut = COPY.split("SELECT").next().unwrap().trim_end().trim_end_matches("\\.");
     check_refused(cut, "FILE: line 26: the rows of public.communications_message have no end: the dump is cut off");
-    check_refused(&COPY.replace("124\t7", "124"), "FILE: line 29: a row of public.communications_message that has not 6 columns");
+    check_refused(&COPY.replace("124\t7", "124"), "FILE: line 27: a row of public.communications_message that has not 6 columns");
     check_refused(
         &COPY.replace("\n124\t", "\nabc\t"),
-        "FILE: line 29: table public.communications_message has a row with `abc` as its id: ids are kept, and have to be whole numbers from 1",
+        "FILE: line 27: table public.communications_message has a row with `abc` as its id: ids are kept, and have to be whole numbers from 1",
     );
-    check_refused(&COPY.replace("\n124\t", "\n123\t"), "FILE: line 30: table public.communications_message has two rows with the id 123");
+    check_refused(&COPY.replace("\n124\t", "\n123\t"), "FILE: line 28: table public.communications_message has two rows with the id 123");
     check_refused(
         "SELECT 1;",
         "FILE has no table communications_conversation; hint: dump it too, or say what it is called with --map conversation=TABLE",
