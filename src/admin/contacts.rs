@@ -16,7 +16,7 @@ use crate::{
     event::{Event, emit},
     intake::problem_details::ProblemDetails,
     model::{Contact, Problem, UserId, decode_all},
-    socket::Seen,
+    socket::{Present, Seen},
 };
 
 /// Longest name kept, in bytes.
@@ -33,7 +33,7 @@ pub(super) struct UserAnswer {
 pub(super) async fn get(State(state): State<Arc<AdminState>>, Path(user): Path<String>) -> Result<Json<UserAnswer>, ProblemDetails> {
     let user = user_id(&user)?;
     let contact = state.store.contact(&user).await?;
-    let presence = state.bus.presence(&user).await;
+    let presence = state.bus.presence(&Present::Online(user.clone())).await;
     // Who is connected is somebody, though nothing else is known.
     let contact = contact.or_else(|| presence.online.then(Contact::default)).ok_or_else(unknown)?;
     Ok(Json(UserAnswer { contact, presence }))

@@ -57,6 +57,7 @@ pub fn notification_frame(item: &InboxItem) -> Frame {
     let (user, topic) = match &item.place.stream {
         Stream::User(user) => (Some(user.to_wire()), None),
         Stream::Topic(topic) => (None, Some(topic)),
+        Stream::Conversation(_) => (None, None),
     };
     let frame = NotificationFrame {
         r#type: "notification",

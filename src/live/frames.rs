@@ -23,6 +23,7 @@ pub(super) fn hello<'s>(
         match stream {
             Stream::User(_) => own = head,
             Stream::Topic(topic) => topics.push(json!({ "topic": topic, "seq": head.seq })),
+            Stream::Conversation(_) => {}
         }
     }
     v1(&json!({
@@ -44,6 +45,7 @@ pub(super) fn recovered(stream: &Stream, from: i64, to: i64, epoch: &Arc<str>, c
     match stream {
         Stream::User(_) => frame["changed"] = changed.into(),
         Stream::Topic(topic) => frame["topic"] = topic.as_str().into(),
+        Stream::Conversation(_) => {}
     }
     v1(&frame)
 }

@@ -60,7 +60,7 @@ impl<'a> NotificationView<'a> {
             id: item.id,
             user: match &item.place.stream {
                 Stream::User(user) => user.to_wire(),
-                Stream::Topic(_) => Value::Null,
+                Stream::Topic(_) | Stream::Conversation(_) => Value::Null,
             },
             title: &notification.title,
             message: &notification.message,

@@ -31,6 +31,7 @@ impl Position {
                 Stream::Topic(topic) => {
                     position.topics.insert(topic.clone(), Some(*seq));
                 }
+                Stream::Conversation(_) => {}
             }
         }
         position

@@ -1,4 +1,4 @@
-//! What live notifications are numbered in: a user's own stream, or a topic's that many users follow.
+//! What goes over sockets is numbered in: a user's own stream, a topic's that many users follow, or a conversation's.
 
 use std::{
     borrow::Cow,
@@ -11,7 +11,7 @@ use std::{
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::{UserId, address::parsed_text};
+use super::{ConversationId, UserId, address::parsed_text};
 
 /// Longest name of a topic, in bytes.
 const TOPIC_LIMIT: usize = 200;
@@ -91,11 +91,12 @@ impl FromStr for TopicPattern {
 
 parsed_text!(TopicPattern, { "type": "string", "pattern": "^([A-Za-z0-9._:-]{1,200}\\*?|\\*)$" });
 
-/// A sequence of live items numbered without gaps, from 1.
+/// A sequence of items numbered without gaps, from 1.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stream {
     User(UserId),
     Topic(Topic),
+    Conversation(ConversationId),
 }
 
 /// One item's place in its stream.

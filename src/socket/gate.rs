@@ -10,7 +10,7 @@ use super::{
     ending::Close,
     error_response, events,
     events::Mark,
-    hub::{Hub, Subscriber, TooMany},
+    hub::{Home, Hub, Subscriber, TooMany},
     listener::ConnectionPermit,
     sequencer::Protocol,
     session::{Registration, SessionSettings, Sessions},
@@ -49,6 +49,14 @@ pub struct Admission {
     sessions: Sessions,
 }
 
+/// A caller of a WebSocket whose token is good, not let in yet.
+#[derive(Debug)]
+pub struct Caller {
+    pub identity: Identity,
+    v1: bool,
+    handshake: Handshake,
+}
+
 /// What the caller gets its frames by.
 #[derive(Debug)]
 enum Way {
@@ -62,12 +70,14 @@ enum Way {
 enum Refused {
     Token(AuthError),
     Room(TooMany),
+    /// What is asked for is not for them.
+    NotTheirs(&'static str),
 }
 
 impl Refused {
     const fn status(self) -> StatusCode {
         match self {
-            Self::Token(_) => StatusCode::FORBIDDEN,
+            Self::Token(_) | Self::NotTheirs(_) => StatusCode::FORBIDDEN,
             Self::Room(TooMany::OfUser) => StatusCode::TOO_MANY_REQUESTS,
             Self::Room(TooMany::InTotal) => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -76,6 +86,7 @@ impl Refused {
     const fn code(self) -> u16 {
         match self {
             Self::Token(_) => 4401,
+            Self::NotTheirs(_) => 4403,
             Self::Room(_) => 4409,
         }
     }
@@ -86,6 +97,7 @@ impl Display for Refused {
         match self {
             Self::Token(error) => error.fmt(f),
             Self::Room(error) => error.fmt(f),
+            Self::NotTheirs(what) => what.fmt(f),
         }
     }
 }
@@ -105,13 +117,48 @@ impl Gate {
     /// The response to a caller that is not let in.
     #[expect(clippy::result_large_err, reason = "the response is handed on at once")]
     pub fn admit(&self, parts: &mut Parts, asks_v1: bool, now: Timestamp) -> Result<Admission, Response> {
+        let caller = self.answer(parts, asks_v1, now)?;
+        self.let_in(caller, Home::Inbox, now)
+    }
+
+    /// Finds out who calls for a WebSocket. Then they are to be [let in](Self::let_in), or [turned away](Self::turn_away).
+    ///
+    /// # Errors
+    /// The response to a caller with whom nothing is to be discussed.
+    #[expect(clippy::result_large_err, reason = "the response is handed on at once")]
+    pub fn answer(&self, parts: &mut Parts, asks_v1: bool, now: Timestamp) -> Result<Caller, Response> {
         let mut handshake = Handshake::read(parts).map_err(|bad| self.refused(bad.response()))?;
         handshake.v1 |= asks_v1;
         self.check_way(parts)?;
-        match self.identify(parts, handshake.v1, now) {
-            Ok((identity, registration)) => Ok(self.admission(identity, handshake.v1, registration, Way::Socket(handshake))),
+        match self.authenticator.identify_opening(parts, now) {
+            Ok(identity) => Ok(Caller { identity, v1: handshake.v1, handshake }),
+            Err(error) => Err(self.refused(self.told(Refused::Token(error), handshake))),
+        }
+    }
+
+    /// Registers a caller: frames are queued from here on.
+    ///
+    /// # Errors
+    /// The response to a caller for whom there is no room.
+    #[expect(clippy::result_large_err, reason = "the response is handed on at once")]
+    pub fn let_in(&self, caller: Caller, home: Home, now: Timestamp) -> Result<Admission, Response> {
+        let Caller { identity, v1, handshake } = caller;
+        match self.register(&identity, v1, home, now) {
+            Ok(registration) => Ok(self.admission(identity, v1, registration, Way::Socket(handshake))),
             Err(refused) => Err(self.refused(self.told(refused, handshake))),
         }
+    }
+
+    /// Refuses a caller what is not theirs: `what` says so.
+    pub fn turn_away(&self, caller: Caller, what: &'static str) -> Response {
+        self.refused(self.told(Refused::NotTheirs(what), caller.handshake))
+    }
+
+    /// Nothing can be said of what the caller asks for now.
+    pub fn put_off(&self) -> Response {
+        let mut response = error_response(StatusCode::SERVICE_UNAVAILABLE, "try again later");
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        self.refused(response)
     }
 
     /// Refuses a socket whose client says where it was in a way that cannot be read. Only clients that know close codes say so at all.
@@ -139,8 +186,10 @@ impl Gate {
             return Err(self.refused(response));
         }
         self.check_way(parts)?;
+        let identified = self.authenticator.identify_opening(parts, now).map_err(Refused::Token);
+        let registered = identified.and_then(|identity| self.register(&identity, true, Home::Inbox, now).map(|it| (identity, it)));
         let (identity, registration) =
-            self.identify(parts, true, now).map_err(|refused| self.refused(error_response(refused.status(), &refused.to_string())))?;
+            registered.map_err(|refused| self.refused(error_response(refused.status(), &refused.to_string())))?;
         let way = Way::Events(parts.extensions.remove::<ConnectionPermit>(), parts.headers.get(ORIGIN).cloned());
         Ok(self.admission(identity, true, registration, way))
     }
@@ -159,15 +208,13 @@ impl Gate {
         Ok(())
     }
 
-    fn identify(&self, parts: &Parts, v1: bool, now: Timestamp) -> Result<(Identity, Registration), Refused> {
-        let identity = self.authenticator.identify_opening(parts, now).map_err(Refused::Token)?;
-        let registered = self.hub.register(identity.clone(), v1).map_err(Refused::Room)?;
+    fn register(&self, identity: &Identity, v1: bool, home: Home, now: Timestamp) -> Result<Registration, Refused> {
+        let registered = self.hub.register(identity.clone(), v1, home).map_err(Refused::Room)?;
         // Only now would a revocation find it.
-        if self.authenticator.is_revoked(&identity, now) {
+        if self.authenticator.is_revoked(identity, now) {
             return Err(Refused::Token(AuthError::Revoked));
         }
-        let registration = Registration::new(registered, &identity, now);
-        Ok((identity, registration))
+        Ok(Registration::new(registered, identity, now))
     }
 
     fn admission(&self, identity: Identity, v1: bool, registration: Registration, way: Way) -> Admission {

@@ -22,11 +22,11 @@ use self::{
     queue::{SendQueue, lock},
 };
 pub use self::{
-    frame::Frame,
+    frame::{Audience, Frame},
     queue::{FrameReceiver, Stopped},
 };
 use super::{Ending, Identity};
-use crate::model::{Stream, Topic, UserId};
+use crate::model::{ConversationId, Stream, Topic, UserId};
 
 #[derive(Clone, Copy, Debug)]
 pub struct HubLimits {
@@ -54,11 +54,23 @@ pub enum TooMany {
 #[error("too many topics on this connection")]
 pub struct TooManyTopics;
 
-/// How many sockets here follow a stream from now on. Told of a user at every change, of a topic when the first begins and the last ceases.
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Home {
+    /// The user's own stream, and everyone's.
+    Inbox,
+    Conversation(ConversationId),
+}
+
+/// Who has sockets here from now on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Interest {
-    pub stream: Stream,
-    pub followers: usize,
+pub enum Interest {
+    /// So many of a user, whatever they are for. Told at every change.
+    OfUser(UserId, usize),
+    /// A topic's or conversation's first follower begins, or the last ceases.
+    In(Stream, bool),
+    /// So many of a user in a conversation. Told at every change.
+    Attending(ConversationId, UserId, usize),
 }
 
 /// Hears of every [`Interest`], in order, under the hub's lock: it must only take note.
@@ -80,7 +92,8 @@ struct Shared {
 #[derive(Default)]
 struct Registry {
     users: HashMap<UserId, Vec<Arc<SendQueue>>>,
-    topics: HashMap<Topic, Followers>,
+    /// Of topics and conversations.
+    shared: HashMap<Stream, Followers>,
     connections: usize,
 }
 
@@ -110,8 +123,8 @@ impl Hub {
         Self { shared: Arc::new(Shared { limits, registry: Mutex::default(), fan_out: FanOut::new(&limits), on_interest }) }
     }
 
-    /// From here on the frames of `identity`'s own stream, and those for everyone, are queued to the receiver, until the handle is dropped.
-    pub fn register(&self, identity: Identity, v1: bool) -> Result<(ConnectionHandle, FrameReceiver), TooMany> {
+    /// From here on the frames of what `home` names are queued to the receiver, until the handle is dropped.
+    pub fn register(&self, identity: Identity, v1: bool, home: Home) -> Result<(ConnectionHandle, FrameReceiver), TooMany> {
         let limits = &self.shared.limits;
         let mut registry = self.lock();
         if registry.connections >= limits.connections {
@@ -122,11 +135,12 @@ impl Hub {
         if of_user >= limits.connections_per_user {
             return Err(TooMany::OfUser);
         }
-        let queue = Arc::new(SendQueue::new(limits, v1, identity));
+        let queue = Arc::new(SendQueue::new(limits, v1, home, identity));
         registry.users.entry(user.clone()).or_default().push(Arc::clone(&queue));
         registry.connections += 1;
-        self.shared.tell(Stream::User(user.clone()), of_user + 1);
-        self.shared.follow(&mut registry, Topic::everyone(), &queue);
+        self.shared.tell(Interest::OfUser(user.clone(), of_user + 1));
+        self.shared.follow(&mut registry, home.shared_stream(), &queue);
+        self.shared.tell_attending(&registry, &queue);
         drop(registry);
         let handle = ConnectionHandle { subscriber: Subscriber { shared: Arc::clone(&self.shared), user, queue: Arc::clone(&queue) } };
         Ok((handle, FrameReceiver { queue }))
@@ -137,13 +151,13 @@ impl Hub {
     pub fn publish(&self, stream: &Stream, frame: &Arc<Frame>) -> usize {
         let registry = self.lock();
         match stream {
-            Stream::User(user) => registry.users.get(user).map_or(0, |queues| queues.iter().filter(|queue| queue.push(frame)).count()),
-            Stream::Topic(topic) => {
-                let Some(Followers { queues, .. }) = registry.topics.get(topic) else { return 0 };
+            Stream::User(user) => registry.inboxes(user).filter(|queue| queue.push(frame)).count(),
+            stream => {
+                let Some(Followers { queues, .. }) = registry.shared.get(stream) else { return 0 };
                 if self.shared.fan_out.takes(queues.len()) {
                     let followers = queues.len();
                     drop(registry);
-                    self.shared.fan_out.push(topic, frame);
+                    self.shared.fan_out.push(stream, frame);
                     return followers;
                 }
                 queues.values().filter(|queue| queue.push(frame)).count()
@@ -151,14 +165,14 @@ impl Hub {
         }
     }
 
-    /// What writes frames to the many followers of a topic: futures that are to run beside each other until `stop`.
+    /// What writes frames to the many followers of a stream: futures that are to run beside each other until `stop`.
     pub fn fan_out(&self, stop: &CancellationToken) -> impl Iterator<Item = impl Future<Output = ()> + Send + use<>> + use<> {
         fan_out::workers(self, stop)
     }
 
-    fn followers(&self, topic: &Topic) -> Option<Snapshot> {
+    fn followers(&self, stream: &Stream) -> Option<Snapshot> {
         let mut registry = self.lock();
-        let Followers { queues, snapshot } = registry.topics.get_mut(topic)?;
+        let Followers { queues, snapshot } = registry.shared.get_mut(stream)?;
         Some(snapshot.get_or_insert_with(|| queues.values().cloned().collect()).clone())
     }
 
@@ -166,15 +180,33 @@ impl Hub {
     pub fn is_followed(&self, stream: &Stream) -> bool {
         let registry = self.lock();
         match stream {
-            Stream::User(user) => registry.users.contains_key(user),
-            Stream::Topic(topic) => registry.topics.contains_key(topic),
+            Stream::User(user) => registry.inboxes(user).next().is_some(),
+            stream => registry.shared.contains_key(stream),
         }
+    }
+
+    /// Whose sockets here are in the conversation.
+    pub fn attending(&self, conversation: ConversationId) -> Vec<UserId> {
+        let registry = self.lock();
+        let followers = registry.shared.get(&Stream::Conversation(conversation));
+        let mut users: Vec<_> =
+            followers.into_iter().flat_map(|followers| followers.queues.values()).map(|queue| queue.user.clone()).collect();
+        users.sort_unstable();
+        users.dedup();
+        users
     }
 
     /// Every stream that has a socket here.
     pub fn followed(&self) -> Vec<Stream> {
         let registry = self.lock();
-        registry.users.keys().cloned().map(Stream::User).chain(registry.topics.keys().cloned().map(Stream::Topic)).collect()
+        registry.users.keys().cloned().map(Stream::User).chain(registry.shared.keys().cloned()).collect()
+    }
+
+    /// Ends the user's connections in a conversation; says how many.
+    pub fn close_in(&self, conversation: ConversationId, user: &UserId, ending: Ending) -> usize {
+        let queues = self.lock().users.get(user).cloned().unwrap_or_default();
+        let in_it = queues.iter().filter(|queue| queue.home == Home::Conversation(conversation));
+        in_it.filter(|queue| queue.close_if(|_| true, ending)).count()
     }
 
     /// Ends every connection whose identity is `meant`; says how many.
@@ -198,30 +230,54 @@ impl Hub {
     }
 }
 
+impl Home {
+    /// What it follows beside the user's own stream.
+    fn shared_stream(self) -> Stream {
+        match self {
+            Self::Inbox => Stream::Topic(Topic::everyone()),
+            Self::Conversation(id) => Stream::Conversation(id),
+        }
+    }
+}
+
+impl Registry {
+    fn inboxes(&self, user: &UserId) -> impl Iterator<Item = &Arc<SendQueue>> {
+        self.users.get(user).into_iter().flatten().filter(|queue| queue.home == Home::Inbox)
+    }
+}
+
 impl Shared {
-    fn tell(&self, stream: Stream, followers: usize) {
+    fn tell(&self, interest: Interest) {
         if let Some(on_interest) = &self.on_interest {
-            on_interest(Interest { stream, followers });
+            on_interest(interest);
         }
     }
 
-    fn follow(&self, registry: &mut Registry, topic: Topic, queue: &Arc<SendQueue>) {
-        let Followers { queues, snapshot } = registry.topics.entry(topic.clone()).or_default();
+    /// How many connections of the same user are where `queue` is, or was.
+    fn tell_attending(&self, registry: &Registry, queue: &SendQueue) {
+        let Home::Conversation(conversation) = queue.home else { return };
+        let of_user = registry.users.get(&queue.user).into_iter().flatten();
+        let count = of_user.filter(|other| other.home == queue.home).count();
+        self.tell(Interest::Attending(conversation, queue.user.clone(), count));
+    }
+
+    fn follow(&self, registry: &mut Registry, stream: Stream, queue: &Arc<SendQueue>) {
+        let Followers { queues, snapshot } = registry.shared.entry(stream.clone()).or_default();
         let is_first = queues.is_empty();
         queues.insert(queue.address(), Arc::clone(queue));
         *snapshot = None;
         if is_first {
-            self.tell(Stream::Topic(topic), 1);
+            self.tell(Interest::In(stream, true));
         }
     }
 
-    fn unfollow(&self, registry: &mut Registry, topic: &Topic, queue: &Arc<SendQueue>) {
-        let Some(Followers { queues, snapshot }) = registry.topics.get_mut(topic) else { return };
+    fn unfollow(&self, registry: &mut Registry, stream: Stream, queue: &Arc<SendQueue>) {
+        let Some(Followers { queues, snapshot }) = registry.shared.get_mut(&stream) else { return };
         queues.swap_remove(&queue.address());
         *snapshot = None;
         if queues.is_empty() {
-            registry.topics.remove(topic);
-            self.tell(Stream::Topic(topic.clone()), 0);
+            registry.shared.remove(&stream);
+            self.tell(Interest::In(stream, false));
         }
     }
 }
@@ -248,13 +304,13 @@ impl Drop for ConnectionHandle {
             if left == 0 {
                 registry.users.remove(user);
             }
-            shared.tell(Stream::User(user.clone()), left);
+            shared.tell(Interest::OfUser(user.clone(), left));
             registry.connections -= 1;
+            shared.tell_attending(&registry, queue);
         }
-        let mut topics = lock(&queue.state).leave();
-        topics.push(Topic::everyone());
-        for topic in &topics {
-            shared.unfollow(&mut registry, topic, queue);
+        let topics = lock(&queue.state).leave();
+        for stream in topics.into_iter().map(Stream::Topic).chain([queue.home.shared_stream()]) {
+            shared.unfollow(&mut registry, stream, queue);
         }
     }
 }
@@ -286,7 +342,7 @@ impl Subscriber {
         }
         state.topics.push(topic.clone());
         drop(state);
-        self.shared.follow(&mut registry, topic.clone(), &self.queue);
+        self.shared.follow(&mut registry, Stream::Topic(topic.clone()), &self.queue);
         Ok(())
     }
 
@@ -298,7 +354,7 @@ impl Subscriber {
         let was_followed = state.topics.len() < before;
         drop(state);
         if was_followed {
-            self.shared.unfollow(&mut registry, topic, &self.queue);
+            self.shared.unfollow(&mut registry, Stream::Topic(topic.clone()), &self.queue);
         }
     }
 
@@ -358,9 +414,9 @@ mod tests {
     #[test]
     fn frames_go_to_every_socket_of_the_user_and_to_nobody_else() {
         let hub = Hub::new(LIMITS);
-        let (_first_handle, mut first) = hub.register(identity("1"), false).unwrap();
-        let (_second_handle, mut second) = hub.register(identity("1"), true).unwrap();
-        let (_other_handle, mut other) = hub.register(identity("2"), true).unwrap();
+        let (_first_handle, mut first) = hub.register(identity("1"), false, Home::Inbox).unwrap();
+        let (_second_handle, mut second) = hub.register(identity("1"), true, Home::Inbox).unwrap();
+        let (_other_handle, mut other) = hub.register(identity("2"), true, Home::Inbox).unwrap();
         assert_eq!(hub.publish(&user("1"), &frame("a")), 2);
         assert_eq!(hub.publish(&user("1"), &Arc::new(Frame::v1("b"))), 1);
         assert_eq!(hub.publish(&user("3"), &frame("c")), 0);
@@ -374,8 +430,8 @@ mod tests {
     #[test]
     fn a_topic_reaches_its_followers_and_the_star_everyone() {
         let hub = Hub::new(LIMITS);
-        let (first_handle, mut first) = hub.register(identity("1"), false).unwrap();
-        let (_second_handle, mut second) = hub.register(identity("2"), false).unwrap();
+        let (first_handle, mut first) = hub.register(identity("1"), false, Home::Inbox).unwrap();
+        let (_second_handle, mut second) = hub.register(identity("2"), false, Home::Inbox).unwrap();
         let dar = Stream::Topic(topic("city.dar"));
         assert_eq!(hub.publish(&dar, &frame("a")), 0);
         first_handle.subscriber().follow(&topic("city.dar")).unwrap();
@@ -400,11 +456,11 @@ mod tests {
     fn interest_is_told_as_it_changes() {
         let told = Arc::new(Mutex::new(Vec::new()));
         let note = told.clone();
-        let on_interest: OnInterest = Box::new(move |interest| note.lock().unwrap().push((interest.stream, interest.followers)));
+        let on_interest: OnInterest = Box::new(move |interest| note.lock().unwrap().push(interest));
         let hub = Hub::with_interest(LIMITS, Some(on_interest));
         let everyone = Stream::Topic(Topic::everyone());
-        let first = hub.register(identity("1"), false).unwrap();
-        let second = hub.register(identity("1"), false).unwrap();
+        let first = hub.register(identity("1"), false, Home::Inbox).unwrap();
+        let second = hub.register(identity("1"), false, Home::Inbox).unwrap();
         second.0.subscriber().follow(&topic("a")).unwrap();
         drop(first);
         let mut followed = hub.followed();
@@ -412,15 +468,53 @@ mod tests {
         assert_eq!(followed, [user("1"), everyone.clone(), Stream::Topic(topic("a"))]);
         drop(second);
         let (a, told) = (Stream::Topic(topic("a")), told.lock().unwrap());
-        let ones = [(user("1"), 1), (everyone.clone(), 1), (user("1"), 2), (a.clone(), 1)];
-        let expected = [&ones[..], &[(user("1"), 1), (user("1"), 0), (a, 0), (everyone, 0)]].concat();
-        assert_eq!(*told, expected);
+        let of_user = |count| Interest::OfUser("1".parse().unwrap(), count);
+        let begun = [of_user(1), Interest::In(everyone.clone(), true), of_user(2), Interest::In(a.clone(), true)];
+        let ended = [of_user(1), of_user(0), Interest::In(a, false), Interest::In(everyone, false)];
+        assert_eq!(*told, [begun, ended].concat());
+    }
+
+    #[test]
+    fn who_is_in_a_conversation_hears_of_that_alone() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let note = told.clone();
+        let on_interest: OnInterest = Box::new(move |interest| note.lock().unwrap().push(interest));
+        let hub = Hub::with_interest(LIMITS, Some(on_interest));
+        let (id, one, two): (_, UserId, UserId) = (ConversationId(7), "1".parse().unwrap(), "2".parse().unwrap());
+        let (asha, mut of_asha) = hub.register(identity("1"), true, Home::Conversation(id)).unwrap();
+        let (_juma, mut of_juma) = hub.register(identity("2"), false, Home::Conversation(id)).unwrap();
+        let chat = Stream::Conversation(id);
+        assert!(!hub.is_followed(&user("1")) && hub.is_followed(&chat));
+        assert_eq!(hub.publish(&user("1"), &frame("a")) + hub.publish(&Stream::Topic(Topic::everyone()), &frame("b")), 0);
+        assert_eq!(hub.publish(&chat, &Arc::new(Frame::new("c").to(Audience::Except(one.clone())))), 1);
+        assert_eq!(hub.publish(&chat, &Arc::new(Frame::new("d").to(Audience::Only(one.clone())))), 1);
+        assert_eq!(hub.publish(&chat, &Arc::new(Frame::v1("e"))), 1);
+        let place = Place { stream: chat.clone(), seq: 1 };
+        assert_eq!(hub.publish(&chat, &Arc::new(Frame { v1_only: true, ..Frame::item("f", place, None) })), 2, "its place is everybody's");
+        let all = |receiver: &mut FrameReceiver| {
+            std::iter::from_fn(|| if let Poll::Ready(Ok(text)) = next(receiver) { Some(text) } else { None }).collect::<String>()
+        };
+        assert_eq!((all(&mut of_asha), all(&mut of_juma)), ("def".to_owned(), "cf".to_owned()));
+        assert_eq!(hub.attending(id), [one.clone(), two.clone()]);
+        drop(asha);
+        assert_eq!(
+            (hub.attending(id), hub.close_in(id, &one, Ending::Revoked), hub.close_in(id, &two, Ending::Revoked)),
+            (vec![two.clone()], 0, 1)
+        );
+        let came = [Interest::OfUser(one.clone(), 1), Interest::In(chat, true), Interest::Attending(id, one.clone(), 1)];
+        let more = [
+            Interest::OfUser(two.clone(), 1),
+            Interest::Attending(id, two, 1),
+            Interest::OfUser(one.clone(), 0),
+            Interest::Attending(id, one, 0),
+        ];
+        assert_eq!(*told.lock().unwrap(), [&came[..], &more[..]].concat());
     }
 
     #[test]
     fn connections_are_counted_limited_and_given_up_on_drop() {
         let hub = Hub::new(LIMITS);
-        let register = |id: &str| hub.register(identity(id), false);
+        let register = |id: &str| hub.register(identity(id), false, Home::Inbox);
         let first = register("1").unwrap();
         let _second = register("1").unwrap();
         assert_eq!(register("1").unwrap_err(), TooMany::OfUser);
@@ -438,7 +532,7 @@ mod tests {
     #[track_caller]
     fn check_overflow(texts: &[&'static str], queued: &[bool]) {
         let hub = Hub::new(LIMITS);
-        let (_handle, mut receiver) = hub.register(identity("1"), false).unwrap();
+        let (_handle, mut receiver) = hub.register(identity("1"), false, Home::Inbox).unwrap();
         let took: Vec<bool> = texts.iter().map(|text| hub.publish(&user("1"), &frame(text)) == 1).collect();
         assert_eq!(took, queued, "{texts:?}");
         let overflowed = queued.contains(&false);
@@ -459,8 +553,8 @@ mod tests {
     #[test]
     fn a_slow_socket_does_not_stop_another() {
         let hub = Hub::new(LIMITS);
-        let (_slow_handle, mut slow) = hub.register(identity("1"), false).unwrap();
-        let (_fast_handle, mut fast) = hub.register(identity("1"), false).unwrap();
+        let (_slow_handle, mut slow) = hub.register(identity("1"), false, Home::Inbox).unwrap();
+        let (_fast_handle, mut fast) = hub.register(identity("1"), false, Home::Inbox).unwrap();
         for expected in [2, 2, 1, 1] {
             assert_eq!(hub.publish(&user("1"), &frame("12345")), expected);
             assert_eq!(next(&mut fast), Poll::Ready(Ok("12345".to_owned())));
@@ -471,7 +565,7 @@ mod tests {
     #[test]
     fn a_blocked_session_is_woken_by_the_end_only() {
         let hub = Hub::new(LIMITS);
-        let (_handle, mut receiver) = hub.register(identity("1"), false).unwrap();
+        let (_handle, mut receiver) = hub.register(identity("1"), false, Home::Inbox).unwrap();
         let count = Arc::new(Wakes::default());
         let waker = Waker::from(Arc::clone(&count));
         assert!(receiver.poll_frame(&Context::from_waker(&waker)).is_pending());
@@ -488,8 +582,8 @@ mod tests {
     #[test]
     fn connections_are_ended_by_who_they_are() {
         let hub = Hub::new(LIMITS);
-        let (one_handle, mut one) = hub.register(identity("1"), false).unwrap();
-        let (_other_handle, mut other) = hub.register(identity("2"), false).unwrap();
+        let (one_handle, mut one) = hub.register(identity("1"), false, Home::Inbox).unwrap();
+        let (_other_handle, mut other) = hub.register(identity("2"), false, Home::Inbox).unwrap();
         one_handle.subscriber().renew(Identity { jti: Some("new".to_owned()), ..identity("1") });
         assert_eq!(hub.close_where(|identity| identity.jti.as_deref() == Some("old"), Ending::Revoked), 0);
         assert_eq!(hub.close_where(|identity| identity.jti.as_deref() == Some("new"), Ending::Revoked), 1);

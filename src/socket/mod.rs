@@ -36,10 +36,12 @@ pub use bus::{Bus, BusCounters, BusError, BusStatus, Control, ControlReceiver};
 pub use cross_origin::cross_origin;
 pub use ending::Ending;
 pub use events::Mark;
-pub use gate::{Admission, Gate};
-pub use hub::{ConnectionHandle, Frame, FrameReceiver, Hub, HubLimits, Interest, OnInterest, Subscriber, TooMany, TooManyTopics};
+pub use gate::{Admission, Caller, Gate};
+pub use hub::{
+    Audience, ConnectionHandle, Frame, FrameReceiver, Home, Hub, HubLimits, Interest, OnInterest, Subscriber, TooMany, TooManyTopics,
+};
 pub use listener::{BindError, Endpoint, ListenerCounters, ListenerSettings, PeerAddr, ProxyTrust, Tls, TlsFile, TlsProblem, serve};
-pub use presence::{Presence, PresenceChange, PresenceChanges, Seen};
+pub use presence::{Presence, PresenceChange, PresenceChanges, Present, Seen};
 pub use sequencer::{Protocol, Reaction, Step, Work};
 pub use session::{SessionCounters, SessionSettings, Sessions};
 pub use upgrade::{OriginPolicy, query_value, query_values};

@@ -1,29 +1,78 @@
-//! Who is online: counted by connection, and told to whoever wants to know. A user whose last connection ends is online for a grace time
-//! more, so that a reconnect is no news.
+//! Who is online, and who has a conversation open: counted by connection, and told to whoever wants to know. Whose last connection ends is
+//! there for a grace time more, so that a reconnect is no news.
 //!
 //! Here is what this process knows by itself; what the others know comes in by way of the bus.
 
 use std::{
     collections::{HashMap, VecDeque},
+    fmt,
+    str::FromStr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{Notify, broadcast},
     time::{Instant, sleep_until},
 };
 
-use crate::model::UserId;
+use crate::model::{ConversationId, UserId};
 
 /// Changes kept for a reader that is behind; then it is told that it missed some.
 const CHANGES: usize = 4096;
 /// Users whose change waits to be told to the other processes. Beyond it the others find out when they next ask.
 const UNSHARED_LIMIT: usize = 1_000_000;
 
-/// What is known of a user.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+/// Somebody who is somewhere.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum Present {
+    /// With whatever socket.
+    Online(UserId),
+    /// With a socket of this conversation.
+    In(ConversationId, UserId),
+}
+
+/// Stands before what is not the id of a user, in which there can be none.
+const IN: char = '\u{1}';
+
+impl fmt::Display for Present {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Online(user) => user.fmt(f),
+            Self::In(conversation, user) => write!(f, "{IN}{conversation} {user}"),
+        }
+    }
+}
+
+impl From<Present> for String {
+    fn from(present: Present) -> Self {
+        present.to_string()
+    }
+}
+
+impl FromStr for Present {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let Some(rest) = text.strip_prefix(IN) else { return text.parse().map(Self::Online) };
+        let (conversation, user) = rest.split_once(' ').ok_or("no conversation and user")?;
+        Ok(Self::In(conversation.parse()?, user.parse()?))
+    }
+}
+
+impl TryFrom<String> for Present {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+/// What is known of somebody.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Seen {
     pub online: bool,
     pub connections: usize,
@@ -32,8 +81,8 @@ pub struct Seen {
 /// A user came or went. May be told again of somebody who is known to be so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PresenceChange {
-    Online(UserId),
-    Offline(UserId),
+    Online(Present),
+    Offline(Present),
     /// Some changes were not told: ask again.
     Missed,
 }
@@ -41,7 +90,7 @@ pub enum PresenceChange {
 /// A user of whom the other processes are to be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Unshared {
-    pub user: UserId,
+    pub user: Present,
     /// `None` when the user is gone from here.
     pub connections: Option<usize>,
     /// The user came or went.
@@ -80,11 +129,11 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    users: HashMap<UserId, Here>,
+    users: HashMap<Present, Here>,
     /// In the order of their deadlines, as the grace time is the same for all.
-    leaving: VecDeque<(Instant, UserId)>,
+    leaving: VecDeque<(Instant, Present)>,
     /// Where others are told: who changed, and whether the user came or went and not only a count changed.
-    unshared: Option<IndexMap<UserId, bool>>,
+    unshared: Option<IndexMap<Present, bool>>,
     /// The others can be reached now, and decide with us who is gone.
     is_linked: bool,
 }
@@ -111,7 +160,7 @@ impl Presence {
     }
 
     /// What this process knows.
-    pub fn here(&self, user: &UserId) -> Seen {
+    pub fn here(&self, user: &Present) -> Seen {
         self.lock().users.get(user).map_or_else(Seen::default, |here| Seen { online: true, connections: here.connections })
     }
 
@@ -121,11 +170,11 @@ impl Presence {
     }
 
     /// `user` has so many connections here from now on. Only takes note.
-    pub(super) fn note(&self, user: &UserId, connections: usize) {
+    pub(super) fn note(&self, user: &Present, connections: usize) {
         self.note_at(user, connections, Instant::now());
     }
 
-    fn note_at(&self, user: &UserId, connections: usize, now: Instant) {
+    fn note_at(&self, user: &Present, connections: usize, now: Instant) {
         let mut state = self.lock();
         let gone_at = (connections == 0).then(|| now + self.shared.grace);
         let known = state.users.insert(user.clone(), Here { connections, gone_at });
@@ -172,7 +221,7 @@ impl Presence {
         let _ = self.shared.changes.send(change);
     }
 
-    fn unshare(&self, state: &mut State, user: &UserId, has_turned: bool) {
+    fn unshare(&self, state: &mut State, user: &Present, has_turned: bool) {
         let Some(unshared) = &mut state.unshared else { return };
         if unshared.len() < UNSHARED_LIMIT || unshared.contains_key(user) {
             *unshared.entry(user.clone()).or_default() |= has_turned;
@@ -196,12 +245,12 @@ impl Presence {
         let State { users, unshared, .. } = &mut *state;
         let Some(unshared) = unshared else { return Vec::new() };
         let count = unshared.len().min(limit);
-        let connections = |user: &UserId| users.get(user).map(|here| here.connections);
+        let connections = |user: &Present| users.get(user).map(|here| here.connections);
         unshared.drain(..count).map(|(user, has_turned)| Unshared { connections: connections(&user), user, has_turned }).collect()
     }
 
     /// Has the others told again; `has_turned` when they may think that the user is gone.
-    pub(super) fn share_again(&self, user: &UserId, has_turned: bool) {
+    pub(super) fn share_again(&self, user: &Present, has_turned: bool) {
         let mut state = self.lock();
         self.unshare(&mut state, user, has_turned);
     }
@@ -209,7 +258,7 @@ impl Presence {
     /// The same of everybody here.
     pub(super) fn share_all(&self, has_turned: bool) {
         let mut state = self.lock();
-        let users: Vec<UserId> = state.users.keys().cloned().collect();
+        let users: Vec<Present> = state.users.keys().cloned().collect();
         for user in users {
             self.unshare(&mut state, &user, has_turned);
         }
@@ -227,8 +276,8 @@ mod tests {
 
     const GRACE: Duration = Duration::from_secs(10);
 
-    fn user(id: &str) -> UserId {
-        id.parse().unwrap()
+    fn user(id: &str) -> Present {
+        Present::Online(id.parse().unwrap())
     }
 
     fn online(id: &str) -> PresenceChange {
@@ -321,5 +370,17 @@ mod tests {
             assert_eq!(changes.next().await, Some(expected));
         }
         running.abort();
+    }
+
+    #[test]
+    fn somebody_has_one_form() {
+        // Golden: nodes of different versions run side by side during an upgrade.
+        let asha: UserId = "a 7:b".parse().unwrap();
+        for (present, text) in [(Present::Online(asha.clone()), "a 7:b"), (Present::In(ConversationId(7), asha), "\u{1}7 a 7:b")] {
+            assert_eq!((present.to_string().as_str(), text.parse().as_ref()), (text, Ok(&present)));
+        }
+        for strange in ["", "\u{1}", "\u{1}7", "\u{1}x 1", "\u{1}7 "] {
+            assert!(strange.parse::<Present>().is_err(), "{strange:?}");
+        }
     }
 }

@@ -148,6 +148,7 @@ impl<P: Protocol> Sequencer<P> {
         loop {
             if let Some(step) = self.steps.pop_front() {
                 match self.take(step) {
+                    Some(Ok(frame)) if !self.is_for_peer(&frame) => continue,
                     Some(said) => return Poll::Ready(said),
                     None => continue,
                 }
@@ -180,7 +181,7 @@ impl<P: Protocol> Sequencer<P> {
             };
             match next {
                 Ok(frame) => {
-                    if let Some(frame) = self.in_order(frame) {
+                    if let Some(frame) = self.in_order(frame).filter(|frame| self.is_for_peer(frame)) {
                         return Poll::Ready(Ok(frame));
                     }
                 }
@@ -232,6 +233,11 @@ impl<P: Protocol> Sequencer<P> {
         None
     }
 
+    /// Frames of other types than the replaced system's keep their places for those who are not told of them.
+    fn is_for_peer(&self, frame: &Frame) -> bool {
+        !frame.v1_only || self.frames.is_v1()
+    }
+
     /// The frame, when it is its turn.
     fn in_order(&mut self, frame: Arc<Frame>) -> Option<Arc<Frame>> {
         let Some(place) = &frame.place else { return Some(frame) };
@@ -258,7 +264,7 @@ mod tests {
     use super::*;
     use crate::{
         model::UserId,
-        socket::{ConnectionHandle, Hub, HubLimits, Identity},
+        socket::{ConnectionHandle, Home, Hub, HubLimits, Identity},
     };
 
     /// A store of one stream's items, and a protocol that reads it two at a time.
@@ -338,7 +344,7 @@ mod tests {
             let limits =
                 HubLimits { connections: 9, connections_per_user: 9, topics_per_connection: 1, send_queue_limit: 99, send_queue_frames: 4 };
             let hub = Hub::new(limits);
-            let (connection, frames) = hub.register(Identity::of(user(), Timestamp::default()), false).unwrap();
+            let (connection, frames) = hub.register(Identity::of(user(), Timestamp::default()), false, Home::Inbox).unwrap();
             let items = Items { since, ..Items::default() };
             items.stored.lock().unwrap().extend(stored);
             Self { hub, sequencer: Sequencer::new(items.clone(), frames), items, _connection: connection }

@@ -19,11 +19,11 @@ const BATCH_LIMIT: usize = 1000;
 /// Where a stream stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Head {
-    /// Of the newest item; 0 before the first.
+    /// Of the newest item, or event of a conversation; 0 before the first.
     pub seq: i64,
     /// History up to here is gone.
     pub floor: i64,
-    /// Of a user's inbox; 0 for a topic.
+    /// Of a user's inbox; 0 for anything else.
     pub unread: i64,
 }
 
@@ -121,7 +121,7 @@ fn answer(connection: &Connection, batch: Vec<Question>) {
         let read = |stream: Stream| {
             let head = match (&stream, known.get(&stream)) {
                 (_, Some(head)) => *head,
-                (Stream::User(_), None) => self::head(connection, &stream)?,
+                (Stream::User(_) | Stream::Conversation(_), None) => self::head(connection, &stream)?,
                 (Stream::Topic(_), None) => *known.entry(stream.clone()).or_insert(self::head(connection, &stream)?),
             };
             Ok((stream, head))
@@ -139,6 +139,7 @@ pub(super) fn head(connection: &Connection, stream: &Stream) -> rusqlite::Result
     let (sql, key) = match stream {
         Stream::User(user) => ("SELECT seq, floor, unread FROM inbox_users WHERE user_id = ?1", user.as_str()),
         Stream::Topic(topic) => ("SELECT seq, floor, 0 FROM topics WHERE topic = ?1", topic.as_str()),
+        Stream::Conversation(id) => ("SELECT event, floor, 0 FROM conversations WHERE id = ?1", &*id.to_string()),
     };
     let found = connection
         .prepare_cached(sql)?

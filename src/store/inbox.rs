@@ -196,6 +196,8 @@ fn items_since(connection: &Connection, stream: &Stream, after: i64, limit: usiz
             format!("SELECT {INBOX_COLUMNS} FROM inbox WHERE user_id = ?1 AND seq > ?2 AND deleted_at IS NULL ORDER BY seq LIMIT ?3")
         }
         Stream::Topic(_) => format!("SELECT {TOPIC_COLUMNS} FROM topic_items WHERE topic = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3"),
+        // Its events are the chat's to read.
+        Stream::Conversation(_) => return Ok(Vec::new()),
     };
     read_items(connection, &sql, stream, after, limit, epoch)
 }
@@ -212,6 +214,7 @@ fn read_items(
     let key = match stream {
         Stream::User(user) => user.as_str(),
         Stream::Topic(topic) => topic.as_str(),
+        Stream::Conversation(_) => return Ok(Vec::new()),
     };
     let mut statement = connection.prepare_cached(sql)?;
     let items = statement.query_map(params![key, number, limit], |row| read_item(row, stream, epoch))?;

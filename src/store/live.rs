@@ -62,6 +62,8 @@ fn store_live(tx: &mut Tx<'_>, item: &LiveItem, lease: Lease, inbox_limit: u32) 
     let stored = match &item.stream {
         Stream::User(user) => insert_inbox(tx, item, user, inbox_limit)?,
         Stream::Topic(topic) => insert_topic(tx, item, topic, inbox_limit)?,
+        // A live delivery names a user or a topic.
+        Stream::Conversation(_) => return Err(rusqlite::Error::InvalidQuery),
     };
     let record = Record {
         key: item.begin.key,

@@ -23,11 +23,11 @@ pub use self::server::BusError;
 use self::{once::UsedKeys, redis::Link};
 use super::{
     hub::{Frame, Hub, HubLimits, Interest},
-    presence::{Presence, PresenceChanges, Seen},
+    presence::{Presence, PresenceChanges, Present, Seen},
 };
 use crate::{
     config::{BusConfig, BusUrl},
-    model::{Revocation, Stream, Timestamp, UserId},
+    model::{Revocation, Stream, Timestamp},
     store::Store,
 };
 
@@ -98,7 +98,7 @@ pub struct BusCounters {
     pub healed: AtomicU64,
     /// Sessions, the first included.
     pub connected: AtomicU64,
-    /// Users and topics subscribed to now.
+    /// Users, topics and conversations subscribed to now.
     pub subscriptions: AtomicU64,
 }
 
@@ -140,8 +140,12 @@ impl Bus {
         };
         let (noted, link) = (presence.clone(), kind.clone());
         let on_interest = move |interest: Interest| {
-            if let Stream::User(user) = &interest.stream {
-                noted.note(user, interest.followers);
+            match &interest {
+                Interest::OfUser(user, connections) => noted.note(&Present::Online(user.clone()), *connections),
+                Interest::Attending(conversation, user, connections) => {
+                    noted.note(&Present::In(*conversation, user.clone()), *connections);
+                }
+                Interest::In(..) => {}
             }
             if let Kind::Redis(link) = &link {
                 link.note(interest);
@@ -207,12 +211,12 @@ impl Bus {
         }
     }
 
-    /// Who is online, over all processes that can be asked.
-    pub async fn presence(&self, user: &UserId) -> Seen {
-        let here = self.presence.here(user);
+    /// Whether somebody is there, over all processes that can be asked.
+    pub async fn presence(&self, present: &Present) -> Seen {
+        let here = self.presence.here(present);
         let elsewhere = match &self.kind {
             Kind::Memory(_) => Seen::default(),
-            Kind::Redis(link) => link.seen_elsewhere(user).await,
+            Kind::Redis(link) => link.seen_elsewhere(present).await,
         };
         Seen { online: here.online || elsewhere.online, connections: here.connections + elsewhere.connections }
     }

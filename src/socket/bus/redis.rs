@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     super::{
         hub::{Frame, Hub, Interest},
-        presence::{Presence, PresenceChange, Seen},
+        presence::{Presence, PresenceChange, Present, Seen},
     },
     BusCounters, BusStatus, Control, Controls,
     outgoing::{Message, Outgoing},
@@ -35,7 +35,7 @@ use super::{
 use crate::{
     config::{BusConfig, RedisUrl},
     event::{Event, emit},
-    model::{Stream, Timestamp, UserId},
+    model::{Stream, Timestamp},
     store::Store,
 };
 
@@ -124,11 +124,14 @@ impl Link {
 
     /// Takes note of who is followed here. Called under the hub's lock.
     pub fn note(&self, interest: Interest) {
-        let Interest { stream, followers } = interest;
-        if followers <= 1 {
-            self.recheck.note(&stream, followers > 0);
-            self.noted.note(stream);
-        }
+        let (stream, is_followed) = match interest {
+            // More of them change nothing.
+            Interest::OfUser(user, connections @ 0..=1) => (Stream::User(user), connections > 0),
+            Interest::In(stream, is_followed) => (stream, is_followed),
+            Interest::OfUser(..) | Interest::Attending(..) => return,
+        };
+        self.recheck.note(&stream, is_followed);
+        self.noted.note(stream);
     }
 
     /// Queues a frame for the other processes.
@@ -150,10 +153,10 @@ impl Link {
         connection.set_once(&self.names.once(key), ttl).await
     }
 
-    /// What the other nodes know of a user; nothing while they cannot be asked.
-    pub async fn seen_elsewhere(&self, user: &UserId) -> Seen {
+    /// What the other nodes know of somebody; nothing while they cannot be asked.
+    pub async fn seen_elsewhere(&self, present: &Present) -> Seen {
         match self.connection() {
-            Some(connection) => self.share.seen_elsewhere(&connection, user).await.unwrap_or_default(),
+            Some(connection) => self.share.seen_elsewhere(&connection, present).await.unwrap_or_default(),
             None => Seen::default(),
         }
     }

@@ -18,13 +18,12 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use super::{
     super::{
         hub::Frame,
-        presence::{Presence, PresenceChange, Seen, Unshared},
+        presence::{Presence, PresenceChange, Present, Seen, Unshared},
     },
     outgoing::{Message, Outgoing},
     server::{BusError, Connection},
     wire::{Channel, Names},
 };
-use crate::model::UserId;
 
 /// A node says so often that it is alive.
 const BEAT: Duration = Duration::from_secs(5);
@@ -42,8 +41,8 @@ const DOING: &str = "sharing who is online";
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 struct Told {
-    online: Vec<UserId>,
-    offline: Vec<UserId>,
+    online: Vec<Present>,
+    offline: Vec<Present>,
 }
 
 pub(super) struct Share {
@@ -112,7 +111,7 @@ impl Share {
         }
         let users: Vec<String> = connection.ask(DOING, cmd("HKEYS").arg(self.names.node(node))).await?;
         connection.ask::<()>(DOING, cmd("DEL").arg(self.names.node(node))).await?;
-        let users: Vec<UserId> = users.iter().filter_map(|user| user.parse().ok()).collect();
+        let users: Vec<Present> = users.iter().filter_map(|user| user.parse().ok()).collect();
         for users in users.chunks(BATCH) {
             let elsewhere = self.elsewhere(connection, users).await?;
             let offline = users.iter().filter(|user| !elsewhere.contains(*user) && !self.presence.here(user).online).cloned().collect();
@@ -141,8 +140,8 @@ impl Share {
         let (mut set, mut removed) = (cmd("HSET").arg(&key).take(), cmd("HDEL").arg(&key).take());
         for Unshared { user, connections, .. } in changed {
             match connections {
-                Some(connections) => set.arg(user.as_str()).arg(*connections),
-                None => removed.arg(user.as_str()),
+                Some(connections) => set.arg(user.to_string()).arg(*connections),
+                None => removed.arg(user.to_string()),
             };
         }
         if changed.iter().any(|changed| changed.connections.is_some()) {
@@ -153,7 +152,7 @@ impl Share {
         if changed.iter().any(|changed| changed.connections.is_none()) {
             connection.ask::<()>(DOING, &removed).await?;
         }
-        let turned: Vec<UserId> = changed.iter().filter(|changed| changed.has_turned).map(|changed| changed.user.clone()).collect();
+        let turned: Vec<Present> = changed.iter().filter(|changed| changed.has_turned).map(|changed| changed.user.clone()).collect();
         let elsewhere = if turned.is_empty() { HashSet::new() } else { self.elsewhere(connection, &turned).await? };
         let mut told = Told::default();
         for Unshared { user, connections, has_turned } in changed.iter().cloned() {
@@ -195,11 +194,11 @@ impl Share {
     }
 
     /// Those of `users` that are online on another node.
-    async fn elsewhere(&self, connection: &Connection, users: &[UserId]) -> Result<HashSet<UserId>, BusError> {
+    async fn elsewhere(&self, connection: &Connection, users: &[Present]) -> Result<HashSet<Present>, BusError> {
         let counts = try_join_all(self.others().iter().map(|node| async {
             let mut command = cmd("HMGET").arg(self.names.node(node)).take();
             for user in users {
-                command.arg(user.as_str());
+                command.arg(user.to_string());
             }
             connection.ask::<Vec<Option<u32>>>(DOING, &command).await
         }))
@@ -209,12 +208,11 @@ impl Share {
     }
 
     /// What the other nodes know of one user.
-    pub async fn seen_elsewhere(&self, connection: &Connection, user: &UserId) -> Result<Seen, BusError> {
-        let counts =
-            try_join_all(self.others().iter().map(|node| async {
-                connection.ask::<Option<usize>>(DOING, cmd("HGET").arg(self.names.node(node)).arg(user.as_str())).await
-            }))
-            .await?;
+    pub async fn seen_elsewhere(&self, connection: &Connection, user: &Present) -> Result<Seen, BusError> {
+        let counts = try_join_all(self.others().iter().map(|node| async {
+            connection.ask::<Option<usize>>(DOING, cmd("HGET").arg(self.names.node(node)).arg(user.to_string())).await
+        }))
+        .await?;
         let counts: Vec<usize> = counts.into_iter().flatten().collect();
         Ok(Seen { online: !counts.is_empty(), connections: counts.into_iter().sum() })
     }

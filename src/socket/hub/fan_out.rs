@@ -1,6 +1,6 @@
-//! Tasks that write one frame to the many followers of a topic, each to its share of them.
+//! Tasks that write one frame to the many followers of a topic or a conversation, each to its share of them.
 //!
-//! Whoever publishes goes on at once. What is published while a round is under way goes out together in the next one: the busier a topic,
+//! Whoever publishes goes on at once. What is published while a round is under way goes out together in the next one: the busier a stream,
 //! the more frames in one write. Should a frame overtake another here, the followers read the one they miss from the store.
 
 use std::sync::{
@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{Frame, Hub, HubLimits, frame::HEAD_LIMIT, queue::lock};
-use crate::model::Topic;
+use crate::model::Stream;
 
 /// With no more followers than this, waking their sessions is as good, and lets them gather frames by themselves.
 const FEW: usize = 32;
@@ -25,15 +25,15 @@ const BATCH_LIMIT: usize = 64 << 10;
 
 pub(super) struct FanOut {
     workers: Box<[Worker]>,
-    running: AtomicUsize,
-    /// Frames of one topic that may wait.
+    pub running: AtomicUsize,
+    /// Frames of one stream that may wait.
     frames_limit: usize,
 }
 
 #[derive(Default)]
 struct Worker {
     /// In the order in which they came.
-    waiting: Mutex<IndexMap<Topic, Vec<Arc<Frame>>>>,
+    waiting: Mutex<IndexMap<Stream, Vec<Arc<Frame>>>>,
     filled: Notify,
 }
 
@@ -47,22 +47,22 @@ impl FanOut {
         }
     }
 
-    /// Whether a topic with so many followers is for the workers.
+    /// Whether a stream with so many followers is for the workers.
     pub fn takes(&self, followers: usize) -> bool {
         followers > FEW && self.running.load(Relaxed) == self.workers.len()
     }
 
-    pub fn push(&self, topic: &Topic, frame: &Arc<Frame>) {
+    pub fn push(&self, stream: &Stream, frame: &Arc<Frame>) {
         for worker in &self.workers {
             let mut waiting = lock(&worker.waiting);
-            match waiting.get_mut(topic) {
+            match waiting.get_mut(stream) {
                 Some(frames) if frames.len() < self.frames_limit => frames.push(frame.clone()),
                 // The workers are far behind: the newest says only where the stream is, and the followers read.
                 Some(frames) => {
                     *frames.last_mut().unwrap_or(&mut frame.clone()) =
                         frame.place.clone().map_or(frame.clone(), |place| Arc::new(Frame::hint(place)))
                 }
-                None => drop(waiting.insert(topic.clone(), vec![frame.clone()])),
+                None => drop(waiting.insert(stream.clone(), vec![frame.clone()])),
             }
             drop(waiting);
             worker.filled.notify_one();
@@ -82,7 +82,7 @@ async fn run(hub: Hub, number: usize, stop: CancellationToken) {
     loop {
         let next = lock(&worker.waiting).shift_remove_index(0);
         match next {
-            Some((topic, frames)) => write(&hub, number, &topic, &frames).await,
+            Some((stream, frames)) => write(&hub, number, &stream, &frames).await,
             None => tokio::select! {
                 () = worker.filled.notified() => {}
                 () = stop.cancelled() => return,
@@ -107,8 +107,8 @@ impl Drop for Running<'_> {
 }
 
 /// To one worker's share of the followers.
-async fn write(hub: &Hub, number: usize, topic: &Topic, frames: &[Arc<Frame>]) {
-    let Some(followers) = hub.followers(topic) else { return };
+async fn write(hub: &Hub, number: usize, stream: &Stream, frames: &[Arc<Frame>]) {
+    let Some(followers) = hub.followers(stream) else { return };
     let mut turn = 0;
     for (batch, wire) in batches(frames) {
         for queue in followers.iter().skip(number).step_by(hub.shared.fan_out.workers.len()) {

@@ -8,7 +8,7 @@ use std::sync::{
 use bytes::{BufMut as _, Bytes, BytesMut};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use crate::model::{DeliveryKey, Place};
+use crate::model::{DeliveryKey, Place, UserId};
 
 /// The first byte of a frame that is a whole text message.
 const WHOLE_TEXT: u8 = 0x81;
@@ -24,6 +24,8 @@ pub struct Frame {
     pub place: Option<Place>,
     /// Goes only to those who asked for more than the replaced system's frames.
     pub v1_only: bool,
+    /// Which of the followers it goes to. A frame with a place goes to all.
+    pub audience: Audience,
     delivery: Option<DeliveryKey>,
     /// Whether some socket has taken it already.
     taken: AtomicBool,
@@ -31,15 +33,50 @@ pub struct Frame {
     wire: OnceLock<Bytes>,
 }
 
+/// Which of those who follow a stream a frame is for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Audience {
+    #[default]
+    Everybody,
+    /// Everybody but this user: it is about what they do.
+    Except(UserId),
+    /// This user's own connections.
+    Only(UserId),
+}
+
+impl Audience {
+    pub(super) fn includes(&self, user: &UserId) -> bool {
+        match self {
+            Self::Everybody => true,
+            Self::Except(other) => other != user,
+            Self::Only(other) => other == user,
+        }
+    }
+}
+
 impl Frame {
     /// A frame that belongs to no stream.
     pub fn new(text: impl Into<Utf8Bytes>) -> Self {
-        Self { text: text.into(), place: None, v1_only: false, delivery: None, taken: AtomicBool::new(false), wire: OnceLock::new() }
+        Self {
+            text: text.into(),
+            place: None,
+            v1_only: false,
+            audience: Audience::Everybody,
+            delivery: None,
+            taken: AtomicBool::new(false),
+            wire: OnceLock::new(),
+        }
     }
 
     /// The same, for those only who asked for more than the replaced system's frames.
     pub fn v1(text: impl Into<Utf8Bytes>) -> Self {
         Self { v1_only: true, ..Self::new(text) }
+    }
+
+    /// For some of the followers only.
+    #[must_use]
+    pub fn to(self, audience: Audience) -> Self {
+        Self { audience, ..self }
     }
 
     /// An item of a stream; `delivery` is reported once the first socket has taken it.
@@ -48,8 +85,14 @@ impl Frame {
     }
 
     /// As it came from another process.
-    pub(in super::super) fn relayed(text: Utf8Bytes, place: Option<Place>, v1_only: bool, delivery: Option<DeliveryKey>) -> Self {
-        Self { place, v1_only, delivery, ..Self::new(text) }
+    pub(in super::super) fn relayed(
+        text: Utf8Bytes,
+        place: Option<Place>,
+        v1_only: bool,
+        audience: Audience,
+        delivery: Option<DeliveryKey>,
+    ) -> Self {
+        Self { place, v1_only, audience, delivery, ..Self::new(text) }
     }
 
     /// Says only that the stream has come this far; whoever is behind reads it.

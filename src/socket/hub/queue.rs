@@ -11,9 +11,9 @@ use tokio::net::tcp::OwnedWriteHalf;
 
 use super::{
     super::{Ending, Identity, followed::Followed, session},
-    Frame, HubLimits,
+    Frame, Home, HubLimits,
 };
-use crate::model::Topic;
+use crate::model::{Topic, UserId};
 
 /// Why a queue gives no more frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +59,11 @@ impl FrameReceiver {
     pub fn begin_anew(&mut self) {
         let mut state = lock(&self.queue.state);
         state.stopped.take_if(|stopped| *stopped == Stopped::Overflowed);
+    }
+
+    /// Whether the peer asked for more than the replaced system's frames.
+    pub fn is_v1(&self) -> bool {
+        self.queue.v1
     }
 
     /// From here on, while the session rests, frames may be written to `direct` by whoever publishes them.
@@ -108,6 +113,8 @@ pub(super) struct SendQueue {
     bytes: usize,
     frames: usize,
     v1: bool,
+    pub home: Home,
+    pub user: UserId,
     pub state: Mutex<QueueState>,
 }
 
@@ -132,9 +139,9 @@ enum Interested {
 }
 
 impl SendQueue {
-    pub fn new(limits: &HubLimits, v1: bool, identity: Identity) -> Self {
+    pub fn new(limits: &HubLimits, v1: bool, home: Home, identity: Identity) -> Self {
         let (bytes, frames) = (limits.send_queue_limit, limits.send_queue_frames);
-        Self { bytes, frames, v1, state: Mutex::new(QueueState::new(identity)) }
+        Self { bytes, frames, v1, home, user: identity.user_id.clone(), state: Mutex::new(QueueState::new(identity)) }
     }
 
     pub fn address(self: &Arc<Self>) -> usize {
@@ -153,7 +160,8 @@ impl SendQueue {
 
     /// False when the frame is not for this one, or the queue is full or closed.
     pub fn push(&self, frame: &Arc<Frame>) -> bool {
-        if frame.v1_only && !self.v1 {
+        // What has a place has to be passed over by the session, in its turn.
+        if (frame.v1_only && !self.v1 && frame.place.is_none()) || !frame.audience.includes(&self.user) {
             return false;
         }
         let mut state = lock(&self.state);
@@ -331,7 +339,7 @@ mod tests {
             let (reporting, delivered) = mpsc::channel(99);
             let sessions = Sessions::new(settings, reporting, Arc::default(), CancellationToken::new(), TaskTracker::new());
             let identity = Identity::of("42".parse().unwrap(), Timestamp::default());
-            let (connection, frames) = hub.register(identity, v1).unwrap();
+            let (connection, frames) = hub.register(identity, v1, Home::Inbox).unwrap();
             // The reading half is as good as gone; without forgetting it nothing would be shut down.
             let (_, writing) = ours.into_split();
             frames.write_directly(Direct { stream: Arc::new(writing), shared: Arc::clone(sessions.shared()) });
@@ -387,7 +395,7 @@ mod tests {
         let hint = Arc::new(Frame::hint(Place { stream: everyone(), seq: 1 }));
         let v1 = Arc::new(Frame { v1_only: true, ..Frame::item("x", Place { stream: everyone(), seq: 1 }, None) });
         for (frames, queued) in
-            [(vec![item(2, 1)], vec![2]), (vec![item(1, 1), item(3, 1)], vec![1, 3]), (vec![hint], vec![1]), (vec![v1], vec![])]
+            [(vec![item(2, 1)], vec![2]), (vec![item(1, 1), item(3, 1)], vec![1, 3]), (vec![hint], vec![1]), (vec![v1], vec![1])]
         {
             fixture.rest();
             fixture.write(&frames);
@@ -453,7 +461,7 @@ mod tests {
         }
         let stop = CancellationToken::new();
         for seq in 1..=9 {
-            hub.shared.fan_out.push(&Topic::everyone(), &item(seq, 1));
+            hub.shared.fan_out.push(&everyone(), &item(seq, 1));
         }
         stop.cancel();
         for worker in hub.fan_out(&stop) {

@@ -13,7 +13,7 @@ use std::{
 use tarishi::{
     config::{self, BusConfig, Sources},
     model::{Channel, Place, Stream, Timestamp},
-    socket::{Bus, ConnectionHandle, Frame, FrameReceiver, HubLimits, Identity, Subscriber},
+    socket::{Bus, ConnectionHandle, Frame, FrameReceiver, Home, HubLimits, Identity, Subscriber},
     store::{Placement, Store},
 };
 use tokio::task::JoinHandle;
@@ -110,7 +110,7 @@ impl Node {
     }
 
     pub fn register(&self, user: &str, v1: bool) -> (ConnectionHandle, FrameReceiver) {
-        self.bus.hub().register(Identity::of(user.parse().unwrap(), Timestamp::now()), v1).unwrap()
+        self.bus.hub().register(Identity::of(user.parse().unwrap(), Timestamp::now()), v1, Home::Inbox).unwrap()
     }
 
     /// A connection of `user`, which reads what it is not told.
