@@ -34,7 +34,7 @@ use crate::{
         outbox::{self, Outbox},
         sms::twilio,
     },
-    chat::seal::ChatKeys,
+    chat::{self, Chat},
     config::{Config, ListenAddress},
     event::{Event, emit},
     feed::EventFeed,
@@ -191,7 +191,7 @@ struct Daemon {
     links: Arc<UnsubscribeLinks>,
     sockets: Sockets,
     /// Where there is a chat.
-    chat_keys: Option<ChatKeys>,
+    chat: Option<Arc<Chat>>,
     listener_counters: [(&'static str, Arc<ListenerCounters>); 2],
     authenticator: Arc<Authenticator>,
     readiness: Arc<Readiness>,
@@ -217,7 +217,7 @@ impl Daemon {
     ) -> anyhow::Result<Self> {
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
         let sockets = Sockets::new(&config);
-        let chat_keys = config.chat.is_on().then(|| ChatKeys::new(&config.chat.encryption_keys)).transpose()?;
+        let chat = sockets.open_chat(&config, &store, &authenticator)?;
         let outbox = Arc::new(providers::outbox(&config)?);
         let links = Arc::new(UnsubscribeLinks::new(&config.public.base_url, store.unsubscribe_key()));
         let accounts = providers::accounts(&config, &outbox)?;
@@ -247,7 +247,7 @@ impl Daemon {
             templates,
             links,
             sockets,
-            chat_keys,
+            chat,
             listener_counters: PUBLIC_AND_ADMIN.map(|listener| (listener, Arc::default())),
             addresses,
             started,
@@ -335,7 +335,11 @@ impl Daemon {
     }
 
     fn public_router(&self) -> axum::Router {
-        self.sockets.router(&self.config, &self.store, &self.authenticator).merge(webhook::router(self.webhook_state()))
+        let router = self.sockets.router(&self.config, &self.store, &self.authenticator).merge(webhook::router(self.webhook_state()));
+        match &self.chat {
+            Some(chat) => router.merge(chat::router(chat.clone())),
+            None => router,
+        }
     }
 
     fn webhook_state(&self) -> WebhookState {
@@ -367,7 +371,7 @@ impl Daemon {
             feed: self.feed.clone(),
             authenticator: self.authenticator.clone(),
             bus: self.sockets.bus.clone(),
-            chat_keys: self.chat_keys.clone(),
+            chat: self.chat.clone(),
             metrics: self.metrics.clone(),
             sessions: self.sockets.counters.clone(),
             listeners: self.listener_counters.clone(),

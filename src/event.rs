@@ -3,13 +3,14 @@
 //! [`emit`] writes the line and moves the metric together. Names are noun, then past verb. Fields are ids, codes and masked addresses;
 //! never an address, a name, a token or a body. The job id is the thread from accept to the last attempt.
 
+mod chat;
 mod delivery;
 
 use metrics::counter;
 use tracing::{error, info, warn};
 
 pub use self::delivery::count_failed;
-use self::delivery::emit_delivery;
+use self::{chat::emit_chat, delivery::emit_delivery};
 use crate::model::{Channel, Code, Delivery, DeliveryId, JobId, Outcome, Status, SuppressionReason, Timestamp};
 
 /// Something that happened.
@@ -178,6 +179,21 @@ pub enum Event<'a> {
     ChatKeysRotated {
         by: &'a str,
     },
+    /// What is stored of a message is not what was sealed for it.
+    ChatMessageTampered {
+        message: i64,
+        conversation: i64,
+        /// Not told of this message before.
+        is_news: bool,
+    },
+    ChatHookRefused {
+        conversation: i64,
+    },
+    /// It did not answer, or in a way that cannot be read.
+    ChatHookFailed {
+        reason: &'a str,
+        is_open: bool,
+    },
     /// A key set was had for the first time, again after a failure, or with other keys than before.
     KeysFetched {
         from: &'a str,
@@ -283,6 +299,7 @@ pub fn emit(event: &Event<'_>) {
         | Event::ChatKeysRotated { .. }
         | Event::KeysFetched { .. }
         | Event::KeysNotFetched { .. } => emit_auth(event),
+        Event::ChatMessageTampered { .. } | Event::ChatHookRefused { .. } | Event::ChatHookFailed { .. } => emit_chat(event),
         Event::BrokerConnected { .. } | Event::BrokerLost { .. } => emit_broker(event),
         Event::BusConnected { .. } | Event::BusLost { .. } => emit_bus(event),
         Event::DeliveryConfirmed { .. }

@@ -17,11 +17,11 @@ pub(super) async fn rotate_keys(
     State(state): State<Arc<AdminState>>,
     Extension(caller): Extension<Caller>,
 ) -> Result<Json<RotationStep>, ProblemDetails> {
-    let Some(keys) = &state.chat_keys else {
+    let Some(chat) = &state.chat else {
         let detail = "there is no chat here, and so nothing is sealed; hint: set `chat.encryption_keys_file`";
         return Err(ProblemDetails::new(StatusCode::CONFLICT, "chat_off", detail));
     };
-    let step = rotate::step(&state.store, keys).await?;
+    let step = rotate::step(&state.store, chat.keys()).await?;
     if step.done {
         emit(&Event::ChatKeysRotated { by: &caller.0 });
     }

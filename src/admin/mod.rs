@@ -33,7 +33,7 @@ use secrecy::SecretString;
 pub use self::guard::{Caller, Guard};
 use crate::{
     channel::outbox::Outbox,
-    chat::seal::ChatKeys,
+    chat::Chat,
     feed::EventFeed,
     intake::{
         amqp::AmqpIntake,
@@ -60,7 +60,7 @@ pub struct AdminState {
     pub authenticator: Arc<Authenticator>,
     pub bus: Bus,
     /// Where there is a chat.
-    pub chat_keys: Option<ChatKeys>,
+    pub chat: Option<Arc<Chat>>,
     pub metrics: PrometheusHandle,
     pub sessions: Arc<SessionCounters>,
     /// By the listener's name.

@@ -145,6 +145,8 @@ pub(super) async fn heed_controls(bus: Bus, authenticator: Arc<Authenticator>, s
         };
         let revocations = match control {
             None => return,
+            // The chat's.
+            Some(Control::MembershipChanged { .. }) => continue,
             Some(Control::Revoked(revocation)) => vec![revocation],
             Some(Control::Missed) => match store.revocations_in_force().await {
                 Ok(revocations) => revocations,

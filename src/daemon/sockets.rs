@@ -7,7 +7,10 @@ use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::authentication;
+use anyhow::anyhow;
+
 use crate::{
+    chat::{self, Chat},
     config::Config,
     live::{self, Live, LiveSettings},
     model::DeliveryKey,
@@ -23,6 +26,8 @@ pub(super) struct Sockets {
     pub counters: Arc<SessionCounters>,
     sessions: Sessions,
     delivered: Mutex<Option<mpsc::Receiver<DeliveryKey>>>,
+    /// What runs beside the chat, until it does.
+    beside_chat: Mutex<Option<chat::Background>>,
     close: CancellationToken,
     tracker: TaskTracker,
     /// The bus ends, after everything that has something to tell.
@@ -50,7 +55,16 @@ impl Sockets {
             send_queue_frames: config.socket.send_queue_frames,
         };
         let bus = Bus::open(&config.bus, limits, config.socket.presence_grace);
-        Self { bus, counters, sessions, delivered: Mutex::new(Some(delivered)), close, tracker, stop_bus: CancellationToken::new() }
+        Self {
+            bus,
+            counters,
+            sessions,
+            delivered: Mutex::new(Some(delivered)),
+            beside_chat: Mutex::default(),
+            close,
+            tracker,
+            stop_bus: CancellationToken::new(),
+        }
     }
 
     /// Keeps the bus running, and its hub, until every socket is closed.
@@ -59,6 +73,34 @@ impl Sockets {
         for worker in self.bus.hub().fan_out(&self.stop_bus) {
             tracker.spawn(worker);
         }
+        if let Some(beside_chat) = self.beside_chat.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            tracker.spawn(beside_chat.run(self.stop_bus.clone()));
+        }
+    }
+
+    /// The chat, where there is one.
+    ///
+    /// # Errors
+    /// Its keys or its hook cannot be used.
+    pub(super) fn open_chat(
+        &self,
+        config: &Config,
+        store: &Store,
+        authenticator: &Arc<Authenticator>,
+    ) -> anyhow::Result<Option<Arc<Chat>>> {
+        if !config.chat.is_on() {
+            return Ok(None);
+        }
+        let (store, gate) = (store.clone(), self.gate(config, authenticator));
+        let opened = chat::open(store, self.bus.clone(), gate, authenticator.clone(), config.chat.clone());
+        let (chat, beside) = opened.map_err(|problem| anyhow!(problem))?;
+        *self.beside_chat.lock().unwrap_or_else(PoisonError::into_inner) = Some(beside);
+        Ok(Some(chat))
+    }
+
+    fn gate(&self, config: &Config, authenticator: &Arc<Authenticator>) -> Gate {
+        let origins = authentication::origins(&config.public);
+        Gate::new(authenticator.clone(), origins, self.bus.hub().clone(), self.sessions.clone())
     }
 
     /// The deliveries that sockets have taken; once.
@@ -72,7 +114,7 @@ impl Sockets {
         let live = Live {
             store: store.clone(),
             bus: self.bus.clone(),
-            gate: Gate::new(authenticator.clone(), origins.clone(), self.bus.hub().clone(), self.sessions.clone()),
+            gate: self.gate(config, authenticator),
             authenticator: authenticator.clone(),
             settings: LiveSettings {
                 ping_interval: config.socket.ping_interval,

@@ -19,6 +19,8 @@ pub enum Ending {
     Revoked,
     /// It brought a new token that is no good, or somebody else's.
     Forbidden,
+    /// Its user takes no part any more in what it is for.
+    Excluded,
     /// It sent more messages than it may.
     TooMany,
     /// This process is shutting down.
@@ -34,7 +36,7 @@ pub enum Ending {
 }
 
 impl Ending {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::PeerClosed,
         Self::Lost,
         Self::Silent,
@@ -42,6 +44,7 @@ impl Ending {
         Self::Expired,
         Self::Revoked,
         Self::Forbidden,
+        Self::Excluded,
         Self::TooMany,
         Self::Restarting,
         Self::Unavailable,
@@ -60,6 +63,7 @@ impl Ending {
             Self::Expired => "expired",
             Self::Revoked => "revoked",
             Self::Forbidden => "forbidden",
+            Self::Excluded => "excluded",
             Self::TooMany => "too_many_messages",
             Self::Restarting => "restarting",
             Self::Unavailable => "unavailable",
@@ -78,6 +82,7 @@ impl Ending {
             Self::Expired => (4401, "token expired"),
             Self::Revoked => (4401, "token revoked"),
             Self::Forbidden => (4403, "not a token for this user"),
+            Self::Excluded => (4403, "no longer a participant"),
             Self::TooMany => (4429, "too many messages"),
             Self::Restarting => (1012, "restarting"),
             Self::Unavailable => (1013, "try again later"),

@@ -490,7 +490,7 @@ mod tests {
         assert_eq!(hub.publish(&chat, &Arc::new(Frame::new("d").to(Audience::Only(one.clone())))), 1);
         assert_eq!(hub.publish(&chat, &Arc::new(Frame::v1("e"))), 1);
         let place = Place { stream: chat.clone(), seq: 1 };
-        assert_eq!(hub.publish(&chat, &Arc::new(Frame { v1_only: true, ..Frame::item("f", place, None) })), 2, "its place is everybody's");
+        assert_eq!(hub.publish(&chat, &Arc::new(Frame::v1_item("f", place))), 2, "its place is everybody's");
         let all = |receiver: &mut FrameReceiver| {
             std::iter::from_fn(|| if let Poll::Ready(Ok(text)) = next(receiver) { Some(text) } else { None }).collect::<String>()
         };

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     config::{BusConfig, BusUrl},
-    model::{Revocation, Stream, Timestamp},
+    model::{ConversationId, Revocation, Stream, Timestamp, UserId},
     store::Store,
 };
 
@@ -40,6 +40,8 @@ const CONTROLS: usize = 4096;
 pub enum Control {
     /// These tokens are not good any more: their connections are to be closed.
     Revoked(Revocation),
+    /// Who takes part in this conversation has changed; the connections of who is gone are to be closed.
+    MembershipChanged { conversation: ConversationId, gone: Option<UserId> },
     /// What others said for a while was not heard. Only ever heard, never sent.
     #[serde(skip)]
     Missed,
@@ -263,6 +265,10 @@ mod tests {
         };
         let json = r#"{"type":"revoked","id":7,"jti":"a-b","reason":null,"revoked_by":"backend","revoked_at":"2026-01-15T10:30:00Z"}"#;
         let control = Control::Revoked(revocation);
+        assert_eq!(serde_json::to_string(&control).unwrap(), json);
+        assert_eq!(serde_json::from_str::<Control>(json).unwrap(), control);
+        let json = r#"{"type":"membership_changed","conversation":7,"gone":"42"}"#;
+        let control = Control::MembershipChanged { conversation: ConversationId(7), gone: Some("42".parse().unwrap()) };
         assert_eq!(serde_json::to_string(&control).unwrap(), json);
         assert_eq!(serde_json::from_str::<Control>(json).unwrap(), control);
         assert!(serde_json::from_str::<Control>(r#"{"type":"missed"}"#).is_err());

@@ -84,6 +84,11 @@ impl Frame {
         Self { place: Some(place), delivery, ..Self::new(text) }
     }
 
+    /// An item that is shown to those only who asked for more than the replaced system's frames. For the others its place is passed over.
+    pub fn v1_item(text: impl Into<Utf8Bytes>, place: Place) -> Self {
+        Self { place: Some(place), ..Self::v1(text) }
+    }
+
     /// As it came from another process.
     pub(in super::super) fn relayed(
         text: Utf8Bytes,

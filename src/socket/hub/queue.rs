@@ -393,7 +393,7 @@ mod tests {
         let hub = Hub::new(LIMITS);
         let mut fixture = Fixture::new(&hub, false).await;
         let hint = Arc::new(Frame::hint(Place { stream: everyone(), seq: 1 }));
-        let v1 = Arc::new(Frame { v1_only: true, ..Frame::item("x", Place { stream: everyone(), seq: 1 }, None) });
+        let v1 = Arc::new(Frame::v1_item("x", Place { stream: everyone(), seq: 1 }));
         for (frames, queued) in
             [(vec![item(2, 1)], vec![2]), (vec![item(1, 1), item(3, 1)], vec![1, 3]), (vec![hint], vec![1]), (vec![v1], vec![1])]
         {
