@@ -96,6 +96,7 @@ impl ChatKeys {
     }
 
     /// `body` as the row of this message keeps it.
+    #[expect(clippy::missing_panics_doc, reason = "it cannot fail: numbers and text become JSON")]
     pub fn seal(&self, conversation: ConversationId, message: MessageId, body: &ChatBody) -> String {
         let sealing = Sealing { c: conversation, m: message, t: &body.text, a: &body.attachments };
         let plain = serde_json::to_vec(&sealing).expect("numbers and text become JSON");

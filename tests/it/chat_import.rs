@@ -154,7 +154,7 @@ impl Taker<'_> {
         store.check_integrity();
     }
 
-    fn check_report(&self, told: &Value) {
+    fn check_report(told: &Value) {
         let (all, unreadable) = (messages(), i64::try_from(UNREADABLE.len()).unwrap());
         let report = &told["report"];
         assert_eq!(told["balanced"], true);
@@ -199,10 +199,10 @@ async fn every_source_gives_the_same_chat() {
     for (source, more, table, ignored) in sources {
         let taker = replaced.taker();
         let looked = taker.import(&source, &[more.as_slice(), &["--dry-run", "--skip-unreadable"]].concat(), 0).await;
-        taker.check_report(&looked);
+        Taker::check_report(&looked);
         assert!(!taker.store.path().join("tarishi.db").exists() && !taker.listed_file().exists(), "a dry run writes nothing");
         let told = taker.import(&source, &more, 1).await;
-        taker.check_report(&told);
+        Taker::check_report(&told);
         assert_eq!(told["ignored_columns"][table], json!([ignored]), "{source}");
         let texts = &told["report"]["texts"];
         assert!(["base64_token", "token", "plain", "deleted"].iter().all(|form| texts[form].as_u64().unwrap() > 50), "{texts}");
@@ -210,7 +210,7 @@ async fn every_source_gives_the_same_chat() {
         taker.check_listed_file();
         // Once more: nothing is doubled.
         let again = taker.import(&source, &[more.as_slice(), &["--skip-unreadable"]].concat(), 0).await;
-        taker.check_report(&again);
+        Taker::check_report(&again);
         taker.check_store();
     }
 }
@@ -234,7 +234,7 @@ async fn killed_in_the_middle_it_goes_on() {
     assert_eq!(told["report"]["resumed"], true);
     let read: u64 = told["report"]["texts"].as_object().unwrap().values().map(|number| number.as_u64().unwrap()).sum();
     assert!(read < u64::try_from(messages()).unwrap() - 2, "what was done is not done again: {read}");
-    taker.check_report(&told);
+    Taker::check_report(&told);
     taker.check_store();
     taker.check_listed_file();
 }
@@ -251,7 +251,7 @@ async fn killed_at_any_moment_it_goes_on() {
         process.until("something is written", async || (written() > size || process.has_ended().is_some()).then_some(())).await;
         process.kill().await;
     }
-    taker.check_report(&taker.import(&dump, &[], 1).await);
+    Taker::check_report(&taker.import(&dump, &[], 1).await);
     taker.check_store();
 }
 
@@ -270,7 +270,7 @@ async fn missing_keys_are_told_and_may_come_later() {
     let key = replaced.file("old.keys");
     taker.commands.run(&["chat", "import", &dump, "--old-keys-file", &key]).await.failed(1, &["rows not taken over", "run it again"]);
     let told = taker.import(&dump, &[], 1).await;
-    taker.check_report(&told);
+    Taker::check_report(&told);
 
     private(&replaced.folder.path().join("bad.keys"), "no key");
     let bad = taker.commands.run(&["chat", "import", &dump, "--old-keys-file", &replaced.file("bad.keys")]).await;

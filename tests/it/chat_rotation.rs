@@ -52,7 +52,7 @@ impl Rotating {
 
     fn use_keys(&mut self, keys: &[&SecretString]) {
         let file = self.setup.folder().join("chat.keys");
-        let text: String = keys.iter().map(|key| format!("{}\n", key.expose_secret())).collect();
+        let text = keys.iter().map(|key| key.expose_secret()).collect::<Vec<_>>().join("\n");
         fs::write(&file, text).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
         self.setup.set("chat.encryption_keys_file", &file.display());

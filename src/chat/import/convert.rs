@@ -15,18 +15,13 @@ use crate::{
     store::{ImportedConversation, ImportedMessage, ImportedNotification, ImportedParticipant, NewParticipant, Staging},
 };
 
-/// The keys of the replaced system.
-pub struct OldKeys;
-
-impl OldKeys {
-    /// From key lists, and from a Django `SECRET_KEY` for what it sealed when no key was set.
-    ///
-    /// # Errors
-    /// One of them is no Fernet key.
-    pub fn new(mut keys: Vec<SecretString>, secret_key: Option<&SecretString>) -> Result<Option<ChatKeys>, KeysRefused> {
-        keys.extend(secret_key.map(derived));
-        if keys.is_empty() { Ok(None) } else { ChatKeys::new(&keys).map(Some) }
-    }
+/// The replaced system's keys: from key lists, and from a Django `SECRET_KEY` for what it sealed when no key was set. `None` without any.
+///
+/// # Errors
+/// One of them is no Fernet key.
+pub fn old_keys(mut keys: Vec<SecretString>, secret_key: Option<&SecretString>) -> Result<Option<ChatKeys>, KeysRefused> {
+    keys.extend(secret_key.map(derived));
+    if keys.is_empty() { Ok(None) } else { ChatKeys::new(&keys).map(Some) }
 }
 
 /// `base64.urlsafe_b64encode(sha256(SECRET_KEY.encode()).digest())`.

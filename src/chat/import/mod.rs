@@ -15,7 +15,7 @@ pub mod text;
 
 pub use self::{
     columns::{Choice, Chosen, Kind},
-    convert::OldKeys,
+    convert::old_keys,
     run::{Counted, Import, Listed, Report},
     source::{Source, Staged, stage},
 };

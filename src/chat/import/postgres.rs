@@ -120,13 +120,11 @@ async fn read_table(client: &Client, kind: Kind, table: &str, intake: &mut Intak
 
 /// What the server says, or why there is none.
 fn told(error: &tokio_postgres::Error) -> String {
-    match error.as_db_error() {
-        Some(database) => database.message().to_owned(),
-        None => {
-            let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
-            format!("{error}{cause}")
-        }
+    if let Some(database) = error.as_db_error() {
+        return database.message().to_owned();
     }
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+    format!("{error}{cause}")
 }
 
 fn tls(ca_file: Option<&Path>) -> Result<ClientConfig, ImportError> {

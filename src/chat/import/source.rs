@@ -17,7 +17,7 @@ use super::{
 };
 use crate::store::Staging;
 
-/// What a custom-format dump of pg_dump begins with.
+/// What a custom-format dump of `pg_dump` begins with.
 const CUSTOM_FORMAT: &[u8] = b"PGDMP";
 const BUFFER: usize = 1 << 20;
 
@@ -172,7 +172,7 @@ impl<'c> Intake<'c> {
     }
 
     fn finish(self, source: &str, fingerprint: String) -> Result<Staged, ImportError> {
-        for kind in Kind::ALL.into_iter().filter(|kind| kind.is_required() && !self.tables.contains_key(kind)) {
+        if let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.is_required() && !self.tables.contains_key(kind)) {
             let told = format!("{source} has no table {}", self.chosen.tables_of(kind).join(", nor "));
             let hint = format!("dump it too, or say what it is called with --map {}=TABLE", kind.as_str());
             return Err(ImportError::source(format!("{told}; hint: {hint}")));

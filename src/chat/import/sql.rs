@@ -311,7 +311,6 @@ impl<'s> Words<'s> {
         for (at, next) in self.text.char_indices() {
             match (quote, next) {
                 (Some(open), next) if next == open => quote = None,
-                (Some(_), _) => {}
                 (None, '\'' | '"') => quote = Some(next),
                 (None, '(') => depth += 1,
                 (None, ')' | ',') if depth == 0 => {
@@ -319,7 +318,7 @@ impl<'s> Words<'s> {
                     return next == ',';
                 }
                 (None, ')') => depth -= 1,
-                (None, _) => {}
+                (Some(_) | None, _) => {}
             }
         }
         self.text = "";

@@ -50,10 +50,7 @@ impl Unreadable {
 /// # Errors
 /// It looks like a token, and none of the keys opens it.
 pub fn read(stored: &str, keys: Option<&ChatKeys>) -> Result<(String, Form), (Unreadable, Form)> {
-    let (token, form) = match token(stored) {
-        Some(found) => found,
-        None => return Ok((stored.to_owned(), Form::Plain)),
-    };
+    let Some((token, form)) = token(stored) else { return Ok((stored.to_owned(), Form::Plain)) };
     let Some(keys) = keys else { return Err((Unreadable::NoKeys, form)) };
     let opened = keys.decrypt(&token).ok_or((Unreadable::WrongKeys, form))?;
     String::from_utf8(opened).map(|text| (text, form)).map_err(|_| (Unreadable::NotText, form))

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     chat::{
-        import::{Chosen, Counted, Import, ImportError, Kind, OldKeys, Report, Source, Staged, stage},
+        import::{self, Chosen, Counted, Import, ImportError, Kind, Report, Source, Staged, stage},
         seal::ChatKeys,
     },
     config,
@@ -95,7 +95,7 @@ pub async fn run(args: &ImportArgs, global: &GlobalArgs) -> Result<(), Failure> 
     if let Some(store) = &store {
         store.close().await;
     }
-    let (staged, report) = done.map_err(failure)?;
+    let (staged, report) = done.map_err(|error| Failure::told(Exit::Failed, &error.to_string()))?;
     told(args, &staged, &report)
 }
 
@@ -148,12 +148,8 @@ fn old_keys(args: &ImportArgs) -> Result<Option<ChatKeys>, Failure> {
     let place = |file: &Path| file.display().to_string();
     let keys = args.old_keys_file.as_ref().map(|file| config::read_fernet_keys(file, &place(file)).map_err(bad)).transpose()?;
     let secret = args.secret_key_file.as_ref().map(|file| config::read_secret(file, &place(file)).map_err(|one| bad(vec![one])));
-    OldKeys::new(keys.unwrap_or_default(), secret.transpose()?.as_ref())
+    import::old_keys(keys.unwrap_or_default(), secret.transpose()?.as_ref())
         .map_err(|error| Failure::told(Exit::Configuration, &error.to_string()))
-}
-
-fn failure(error: ImportError) -> Failure {
-    Failure::told(Exit::Failed, &error.to_string())
 }
 
 fn told(args: &ImportArgs, staged: &Staged, report: &Report) -> Result<(), Failure> {

@@ -61,14 +61,14 @@ fn copied_rows_are_read() {
     assert_eq!(ignored, ["order", "price"]);
 }
 
-const INSERTS: &str = r#"
+const INSERTS: &str = r"
 INSERT INTO public.communications_conversation (id, user_id, agent_id, created_at) VALUES (7, 42, 7, '2024-01-15 10:30:00+00');
 INSERT INTO public.communications_message (id, conversation_id, sender_id, text, is_read, created_at) VALUES
 	(123, 7, 42, 'it''s; a
 -- message (with all), sorts', true, '2024-01-15 10:30:00+00'),
 	(124, 7, 7, E'tab\t\'quoted\' \\', false, '2024-01-15 10:31:00+00'::timestamptz),
 	(125, 7, 7, NULL, NULL, '2024-01-15 10:32:00+00') ON CONFLICT DO NOTHING;
-"#;
+";
 
 #[test]
 fn inserted_rows_are_read() {
@@ -88,7 +88,7 @@ fn columns_that_are_not_named_are_those_of_the_table() {
                 INSERT INTO public.communications_conversation VALUES (7, 42, 7, '2024-01-15 10:30:00+00');\n\
                 INSERT INTO public.communications_message VALUES (123, 7, 42, 'x', '2024-01-15 10:30:00+00');\n";
     assert_eq!(message(&read_dump(bare).unwrap(), 123)["conversation"], "7");
-    let data_only: String = bare.lines().filter(|line| line.starts_with("INSERT")).map(|line| format!("{line}\n")).collect();
+    let data_only = bare.lines().filter(|line| line.starts_with("INSERT")).collect::<Vec<_>>().join("\n");
     let told = read_dump(&data_only).err().unwrap();
     assert!(told.starts_with("FILE: line 1: rows of public.communications_conversation do not name their columns; hint: "), "{told}");
 }
