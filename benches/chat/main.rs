@@ -6,6 +6,7 @@
 //! `cargo bench --bench chat -- [--quick] [--only tarishi,daphne] [--help]`
 
 #[path = "../sockets/process.rs"]
+#[expect(dead_code, reason = "memory is not measured here")]
 mod process;
 mod server;
 mod worker;
@@ -73,7 +74,10 @@ fn main() -> ExitCode {
 
 fn compare(options: &Options) -> Fallible<()> {
     println!("{} rounds of {} s; {} sockets; one message at a time in each conversation", options.rounds, options.seconds, options.sockets);
-    println!("{:>5}  {:<8} {:>11} {:>13} {:>19} {:>8} {:>8}", "size", "server", "messages/s", "deliveries/s", "deliveries/CPU-s", "p50 ms", "p99 ms");
+    println!(
+        "{:>5}  {:<8} {:>11} {:>13} {:>19} {:>8} {:>8}",
+        "size", "server", "messages/s", "deliveries/s", "deliveries/CPU-s", "p50 ms", "p99 ms"
+    );
     for size in &options.sizes {
         let mut per_cpu = Vec::new();
         for kind in &options.only {
@@ -100,7 +104,8 @@ struct Measured {
 }
 
 fn measure(options: &Options, kind: Kind, size: u64) -> Fallible<Measured> {
-    let groups: Vec<Vec<u64>> = (0..(options.sockets / size).max(1)).map(|group| (1..=size).map(|user| group * size + user).collect()).collect();
+    let groups: Vec<Vec<u64>> =
+        (0..(options.sockets / size).max(1)).map(|group| (1..=size).map(|user| group * size + user).collect()).collect();
     let server = Server::start(kind)?;
     let conversations = groups.into_iter().enumerate().map(|(index, users)| Ok(Talk { id: server.conversation(index, &users)?, users }));
     let conversations = conversations.collect::<Fallible<_>>()?;

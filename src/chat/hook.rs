@@ -1,5 +1,7 @@
 //! Who is asked before a message is stored: a service of the operator's, which may refuse or rewrite it.
 
+use std::fmt::Write as _;
+
 use aws_lc_rs::hmac;
 use reqwest::{Client, StatusCode, Url, header::CONTENT_TYPE};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -137,5 +139,9 @@ fn without_url(error: reqwest::Error) -> String {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut hex, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
 }

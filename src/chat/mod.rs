@@ -63,7 +63,7 @@ pub fn open(
     let keys = ChatKeys::new(&config.encryption_keys).map_err(|error| format!("chat: {error}"))?;
     let hook = Hook::new(&config.hook)?;
     let (relay, notes) = Relay::new();
-    let chat = Arc::new(Chat::new(store, bus, gate, authenticator, config, keys, hook, relay));
+    let chat = Arc::new(Chat::new((store, bus), (gate, authenticator), (config, keys), hook, relay));
     Ok((chat.clone(), Background { chat, notes }))
 }
 

@@ -91,12 +91,9 @@ pub(super) fn quota(burst: u32, window: Duration) -> Quota {
 
 impl Chat {
     pub(super) fn new(
-        store: Store,
-        bus: Bus,
-        gate: Gate,
-        authenticator: Arc<Authenticator>,
-        config: ChatConfig,
-        keys: ChatKeys,
+        (store, bus): (Store, Bus),
+        (gate, authenticator): (Gate, Arc<Authenticator>),
+        (config, keys): (ChatConfig, ChatKeys),
         hook: Option<Hook>,
         relay: Relay,
     ) -> Self {

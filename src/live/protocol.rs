@@ -233,7 +233,7 @@ impl Protocol for Notifications {
                 Ok(heads) => heads,
                 Err(error) => return Done::Failed(error),
             };
-            let opened = |((stream, head), (_, since))| Opened { head, stream, since };
+            let opened = |((stream, head), (_, since))| Opened { stream, head, since };
             Done::Opened(heads.into_iter().zip(wanted).map(opened).collect())
         })
     }

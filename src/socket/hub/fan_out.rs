@@ -59,8 +59,9 @@ impl FanOut {
                 Some(frames) if frames.len() < self.frames_limit => frames.push(frame.clone()),
                 // The workers are far behind: the newest says only where the stream is, and the followers read.
                 Some(frames) => {
-                    *frames.last_mut().unwrap_or(&mut frame.clone()) =
-                        frame.place.clone().map_or(frame.clone(), |place| Arc::new(Frame::hint(place)))
+                    let hint = frame.place.clone().map(|place| Arc::new(Frame::hint(place)));
+                    frames.pop();
+                    frames.push(hint.unwrap_or_else(|| frame.clone()));
                 }
                 None => drop(waiting.insert(stream.clone(), vec![frame.clone()])),
             }
@@ -81,12 +82,13 @@ async fn run(hub: Hub, number: usize, stop: CancellationToken) {
     let worker = &hub.shared.fan_out.workers[number];
     loop {
         let next = lock(&worker.waiting).shift_remove_index(0);
-        match next {
-            Some((stream, frames)) => write(&hub, number, &stream, &frames).await,
-            None => tokio::select! {
-                () = worker.filled.notified() => {}
-                () = stop.cancelled() => return,
-            },
+        if let Some((stream, frames)) = next {
+            write(&hub, number, &stream, &frames).await;
+            continue;
+        }
+        tokio::select! {
+            () = worker.filled.notified() => {}
+            () = stop.cancelled() => return,
         }
     }
 }
@@ -136,7 +138,9 @@ fn batches(mut frames: &[Arc<Frame>]) -> impl Iterator<Item = (&[Arc<Frame>], By
             [frame] => frame.wire().clone(),
             batch => {
                 let mut wire = BytesMut::with_capacity(size.min(BATCH_LIMIT));
-                batch.iter().for_each(|frame| frame.write_to(&mut wire));
+                for frame in batch {
+                    frame.write_to(&mut wire);
+                }
                 wire.freeze()
             }
         };

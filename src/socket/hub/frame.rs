@@ -130,15 +130,16 @@ impl Frame {
 
     pub(super) fn write_to(&self, wire: &mut BytesMut) {
         wire.put_u8(WHOLE_TEXT);
-        match u16::try_from(self.text.len()) {
-            Ok(length @ 0..126) => wire.put_u8(length as u8),
-            Ok(length) => {
+        let length = self.text.len();
+        match (u8::try_from(length), u16::try_from(length)) {
+            (Ok(short @ 0..126), _) => wire.put_u8(short),
+            (_, Ok(length)) => {
                 wire.put_u8(126);
                 wire.put_u16(length);
             }
-            Err(_) => {
+            _ => {
                 wire.put_u8(127);
-                wire.put_u64(self.text.len() as u64);
+                wire.put_u64(length as u64);
             }
         }
         wire.put_slice(self.text.as_bytes());

@@ -225,12 +225,11 @@ impl QueueState {
             return false;
         }
         let Some(followed) = resting.followed.iter_mut().find(|followed| followed.is_turn_of(frames)) else { return false };
-        let written = match direct.stream.try_write(wire) {
-            Ok(written) => written,
-            // The kernel takes nothing now; or never again, which the session finds out for itself.
-            Err(_) => return false,
-        };
-        followed.next += frames.len() as i64;
+        // The kernel may take nothing now; or never again, which the session finds out for itself.
+        let Ok(written) = direct.stream.try_write(wire) else { return false };
+        if let Some(place) = frames.last().and_then(|frame| frame.place.as_ref()) {
+            followed.next = place.seq + 1;
+        }
         for delivery in frames.iter().filter_map(|frame| frame.take_delivery()) {
             direct.shared.report(delivery);
         }
