@@ -152,6 +152,11 @@ impl Hub {
         let registry = self.lock();
         match stream {
             Stream::User(user) => registry.inboxes(user).filter(|queue| queue.push(frame)).count(),
+            // Of one user's, however many follow.
+            Stream::Conversation(id) if let Audience::Only(user) = &frame.audience => {
+                let queues = registry.users.get(user).into_iter().flatten();
+                queues.filter(|queue| queue.home == Home::Conversation(*id) && queue.push(frame)).count()
+            }
             stream => {
                 let Some(Followers { queues, .. }) = registry.shared.get(stream) else { return 0 };
                 if self.shared.fan_out.takes(queues.len()) {

@@ -7,6 +7,7 @@ mod auth;
 mod body;
 mod bus;
 mod cross_origin;
+mod deadlines;
 mod ending;
 mod events;
 mod followed;

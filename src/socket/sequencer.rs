@@ -226,11 +226,20 @@ impl<P: Protocol> Sequencer<P> {
             Step::Follow { stream, next, more } => match self.followed.iter_mut().find(|followed| followed.stream == stream) {
                 // A read that lags behind what went out already takes nothing back.
                 Some(followed) => (followed.next, followed.is_behind) = (followed.next.max(next), more),
-                None => self.followed.push(Followed { stream, next, is_behind: more }),
+                None => {
+                    let next = self.first_for(&stream, next);
+                    self.followed.push(Followed { stream, next, is_behind: more });
+                }
             },
             Step::Unfollow(stream) => self.followed.retain(|followed| followed.stream != stream),
         }
         None
+    }
+
+    /// Where a stream is followed from. A peer that cannot be told where it stands has nothing to compare with what it loads: it is told all
+    /// that came since it was let in, though some of it was stored before the stream was looked up.
+    fn first_for(&self, stream: &Stream, next: i64) -> i64 {
+        if self.frames.is_v1() { next } else { self.frames.first_of(stream).map_or(next, |first| next.min(first)) }
     }
 
     /// Frames of other types than the replaced system's keep their places for those who are not told of them.
@@ -341,10 +350,14 @@ mod tests {
 
     impl Fixture {
         fn since(since: i64, stored: &[i64]) -> Self {
+            Self::of(true, since, stored)
+        }
+
+        fn of(v1: bool, since: i64, stored: &[i64]) -> Self {
             let limits =
                 HubLimits { connections: 9, connections_per_user: 9, topics_per_connection: 1, send_queue_limit: 99, send_queue_frames: 4 };
             let hub = Hub::new(limits);
-            let (connection, frames) = hub.register(Identity::of(user(), Timestamp::default()), false, Home::Inbox).unwrap();
+            let (connection, frames) = hub.register(Identity::of(user(), Timestamp::default()), v1, Home::Inbox).unwrap();
             let items = Items { since, ..Items::default() };
             items.stored.lock().unwrap().extend(stored);
             Self { hub, sequencer: Sequencer::new(items.clone(), frames), items, _connection: connection }
@@ -389,6 +402,19 @@ mod tests {
         fixture.publish(&[6, 7]);
         assert_eq!(fixture.told(), ["7"]);
         assert_eq!(fixture.sequencer.ping().unwrap().text, "at 7");
+    }
+
+    #[test]
+    fn what_came_while_the_stream_was_looked_up_is_told_those_who_know_no_places() {
+        for (v1, expected) in [(false, vec!["4", "5", "6"]), (true, vec!["6"])] {
+            let mut fixture = Fixture::of(v1, 5, &[1, 2, 3, 4, 5]);
+            fixture.publish(&[4, 5]);
+            assert_eq!(fixture.told(), if v1 { vec![] } else { vec!["4", "5"] });
+            fixture.publish(&[5, 6]);
+            let mut told = if v1 { vec![] } else { vec!["4".to_owned(), "5".to_owned()] };
+            told.extend(fixture.told());
+            assert_eq!(told, expected);
+        }
     }
 
     #[test]

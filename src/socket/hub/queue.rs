@@ -13,7 +13,7 @@ use super::{
     super::{Ending, Identity, followed::Followed, session},
     Frame, Home, HubLimits,
 };
-use crate::model::{Topic, UserId};
+use crate::model::{Stream, Topic, UserId};
 
 /// Why a queue gives no more frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +59,13 @@ impl FrameReceiver {
     pub fn begin_anew(&mut self) {
         let mut state = lock(&self.queue.state);
         state.stopped.take_if(|stopped| *stopped == Stopped::Overflowed);
+    }
+
+    /// The place of the first frame of `stream` that waits.
+    pub(in super::super) fn first_of(&self, stream: &Stream) -> Option<i64> {
+        let state = lock(&self.queue.state);
+        let mut places = state.frames.iter().filter_map(|frame| frame.place.as_ref());
+        places.find(|place| place.stream == *stream).map(|place| place.seq)
     }
 
     /// Whether the peer asked for more than the replaced system's frames.
@@ -285,7 +292,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        model::{DeliveryKey, Place, Stream, Timestamp},
+        model::{DeliveryKey, Place, Timestamp},
         socket::{SessionSettings, Sessions, hub::Hub},
     };
 
