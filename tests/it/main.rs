@@ -8,6 +8,7 @@ mod architecture;
 mod auth;
 mod broker;
 mod bus;
+mod chat;
 mod chat_import;
 mod chat_moves;
 mod chat_rotation;

@@ -1,4 +1,4 @@
-//! A client of the notifications socket, and one of server-sent events.
+//! A client of sockets, the notifications' unless it is said otherwise, and one of server-sent events.
 
 use std::net::SocketAddr;
 
@@ -23,7 +23,12 @@ pub struct Client {
 impl Client {
     /// Opens the notifications socket with this query and `Origin`.
     pub async fn try_open(daemon: &Daemon, query: &str, origin: Option<&str>) -> Result<Self, tungstenite::Error> {
-        let mut request = format!("ws://{}/ws/notifications/{query}", daemon.public).into_client_request().unwrap();
+        Self::try_open_at(daemon, &format!("/ws/notifications/{query}"), origin).await
+    }
+
+    /// Opens the socket with this path and query, and this `Origin`.
+    pub async fn try_open_at(daemon: &Daemon, path: &str, origin: Option<&str>) -> Result<Self, tungstenite::Error> {
+        let mut request = format!("ws://{}{path}", daemon.public).into_client_request().unwrap();
         if let Some(origin) = origin {
             request.headers_mut().insert("origin", origin.parse().unwrap());
         }
