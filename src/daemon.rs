@@ -314,7 +314,7 @@ impl Daemon {
         let heeding =
             background::heed_controls(self.sockets.bus.clone(), self.authenticator.clone(), self.store.clone(), self.stop.clone());
         self.tracker.spawn(heeding);
-        self.sockets.run_bus(&self.config, &self.store, &self.tracker);
+        self.sockets.run_bus(&self.config, &self.store, &self.acceptor, &self.tracker);
         if let Some(delivered) = self.sockets.take_delivered() {
             self.tracker.spawn(background::mark_delivered(self.store.clone(), delivered, self.stop.clone()));
         }

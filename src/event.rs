@@ -194,6 +194,19 @@ pub enum Event<'a> {
         reason: &'a str,
         is_open: bool,
     },
+    /// Somebody who was away is told of what they have not read.
+    ChatNoticeMade {
+        job: &'a JobId,
+        conversation: i64,
+    },
+    ChatNoticeDropped {
+        conversation: i64,
+        reason: &'static str,
+    },
+    /// There will be no notices as things are; told once.
+    ChatNoticesNotAccepted {
+        reason: &'a str,
+    },
     /// A key set was had for the first time, again after a failure, or with other keys than before.
     KeysFetched {
         from: &'a str,
@@ -299,7 +312,12 @@ pub fn emit(event: &Event<'_>) {
         | Event::ChatKeysRotated { .. }
         | Event::KeysFetched { .. }
         | Event::KeysNotFetched { .. } => emit_auth(event),
-        Event::ChatMessageTampered { .. } | Event::ChatHookRefused { .. } | Event::ChatHookFailed { .. } => emit_chat(event),
+        Event::ChatMessageTampered { .. }
+        | Event::ChatHookRefused { .. }
+        | Event::ChatHookFailed { .. }
+        | Event::ChatNoticeMade { .. }
+        | Event::ChatNoticeDropped { .. }
+        | Event::ChatNoticesNotAccepted { .. } => emit_chat(event),
         Event::BrokerConnected { .. } | Event::BrokerLost { .. } => emit_broker(event),
         Event::BusConnected { .. } | Event::BusLost { .. } => emit_bus(event),
         Event::DeliveryConfirmed { .. }

@@ -35,9 +35,14 @@ impl Members {
 
     /// The name of who takes part or did; their id where they have none.
     pub fn name(&self, user: &UserId) -> String {
-        let known = self.participants.iter().find(|participant| participant.user_id == *user);
-        known.and_then(|participant| participant.name.clone()).unwrap_or_else(|| user.to_string())
+        name_among(&self.participants, user)
     }
+}
+
+/// The name of one of these; their id where they have none.
+pub(super) fn name_among(participants: &[Participant], user: &UserId) -> String {
+    let known = participants.iter().find(|participant| participant.user_id == *user);
+    known.and_then(|participant| participant.name.clone()).unwrap_or_else(|| user.to_string())
 }
 
 /// Remembers [`Members`].

@@ -10,6 +10,7 @@ mod gateway;
 mod hook;
 pub mod import;
 mod members;
+mod notify;
 mod protocol;
 mod relay;
 pub mod rotate;
@@ -35,6 +36,7 @@ use self::{
     seal::ChatKeys,
 };
 use crate::{
+    accept::Acceptor,
     config::ChatConfig,
     socket::{Authenticator, Bus, Gate},
     store::Store,
@@ -68,6 +70,11 @@ pub fn open(
 }
 
 impl Background {
+    /// Makes notices for who is away into jobs for `acceptor`, until `stop`. On one node of those that share a store.
+    pub fn notices(&self, acceptor: Acceptor, stop: CancellationToken) -> impl Future<Output = ()> + use<> {
+        notify::run(self.chat.clone(), acceptor, stop)
+    }
+
     /// Until `stop`; what is stored by then is still told.
     pub async fn run(self, stop: CancellationToken) {
         let Self { chat, notes } = self;

@@ -142,8 +142,8 @@ impl Chat {
         self.check_pace(sender)?;
         let body = self.asked(Storing::Message, conversation, sender, body).await?;
         let present = self.attending(conversation, &members).await;
-        let new =
-            NewMessage { conversation, sender: sender.clone(), client_id, reply_to, present, notify_after: Some(self.config.notify_after) };
+        let notify_after = (!self.config.notify_channels.is_empty()).then_some(self.config.notify_after);
+        let new = NewMessage { conversation, sender: sender.clone(), client_id, reply_to, present, notify_after };
         let (keys, relay) = (self.keys.clone(), self.relay.clone());
         let (sealing, told, shown) = (body.clone(), body.clone(), members.clone());
         let seal = move |message| keys.seal(conversation, message, &sealing);

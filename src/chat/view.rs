@@ -7,7 +7,7 @@ use super::members::Members;
 use crate::model::{Attachment, ChatBody, ConversationId, MessageId, Participant, StoredMessage, Timestamp};
 
 /// Stands where a message cannot be shown: what is stored is not what was sealed for it.
-const UNSHOWABLE: &str = "[message cannot be shown]";
+pub(super) const UNSHOWABLE: &str = "[message cannot be shown]";
 
 /// What a stored message says, as far as it can be read.
 #[derive(Clone, Debug, PartialEq, Eq)]

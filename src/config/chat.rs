@@ -15,7 +15,7 @@ use super::{
     secret::{read_credential, read_private},
     units,
 };
-use crate::model::Problem;
+use crate::model::{Channel, Problem};
 
 /// Longest text one message may be allowed, in characters: with its attachments it has to fit the largest frame.
 const MESSAGE_LIMIT_MOST: u64 = 16_000;
@@ -71,6 +71,8 @@ pub struct ChatConfig {
     #[serde(with = "units::duration")]
     #[schemars(with = "String")]
     pub notify_after: Duration,
+    /// None: no notices.
+    pub notify_channels: Vec<Channel>,
     /// Events told again after a reconnect, at most.
     pub replay_limit: u32,
     pub hook: ChatHookConfig,
@@ -251,6 +253,11 @@ impl Found {
         self.within("chat.attachments_limit", chat.attachments_limit, 0..=ATTACHMENTS_LIMIT_MOST);
         self.within("chat.participants_limit", chat.participants_limit, 2..=PARTICIPANTS_LIMIT_MOST);
         self.duration_or_zero("chat.notify_after", chat.notify_after);
+        for (index, channel) in chat.notify_channels.iter().enumerate() {
+            if chat.notify_channels[..index].contains(channel) {
+                self.refuse(format!("chat.notify_channels[{index}]"), "named before", "remove it");
+            }
+        }
         self.count("chat.replay_limit", chat.replay_limit);
         self.chat_hook(&chat.hook);
     }
@@ -431,6 +438,9 @@ mod tests {
         refused("chat.participants_limit = 1", "chat.participants_limit: out of bounds");
         refused("chat.replay_limit = 0", "chat.replay_limit: out of bounds");
         refused("chat.notify_after = 'soon'", "chat.notify_after: not a duration");
+        refused("chat.notify_channels = ['push', 'push']", "chat.notify_channels[1]: named before");
+        refused("chat.notify_channels = ['pigeon']", "chat.notify_channels");
+        check("chat.notify_channels = []", &[]);
         check("chat.notify_after = '0s'\nchat.attachments_limit = 0", &[]);
     }
 

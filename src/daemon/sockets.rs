@@ -10,6 +10,7 @@ use super::authentication;
 use anyhow::anyhow;
 
 use crate::{
+    accept::Acceptor,
     chat::{self, Chat},
     config::Config,
     live::{self, Live, LiveSettings},
@@ -67,13 +68,14 @@ impl Sockets {
         }
     }
 
-    /// Keeps the bus running, and its hub, until every socket is closed.
-    pub(super) fn run_bus(&self, config: &Config, store: &Store, tracker: &TaskTracker) {
+    /// Keeps the bus running, and its hub and what is beside the chat, until every socket is closed.
+    pub(super) fn run_bus(&self, config: &Config, store: &Store, acceptor: &Acceptor, tracker: &TaskTracker) {
         tracker.spawn(self.bus.clone().run(store.clone(), config.socket.ping_interval, self.stop_bus.clone()));
         for worker in self.bus.hub().fan_out(&self.stop_bus) {
             tracker.spawn(worker);
         }
         if let Some(beside_chat) = self.beside_chat.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            tracker.spawn(beside_chat.notices(acceptor.clone(), self.stop_bus.clone()));
             tracker.spawn(beside_chat.run(self.stop_bus.clone()));
         }
     }

@@ -27,6 +27,17 @@ pub(super) fn emit_chat(event: &Event<'_>) {
             let outcome = if *is_open { "the message goes through" } else { "the message is refused" };
             warn!(reason, "chat hook failed: {outcome} (chat.hook.on_failure)");
         }
+        Event::ChatNoticeMade { job, conversation } => {
+            counter!("tarishi_chat_notices_total", "result" => "made").increment(1);
+            info!(job = job.as_str(), conversation, "chat notice made");
+        }
+        Event::ChatNoticeDropped { conversation, reason } => {
+            counter!("tarishi_chat_notices_total", "result" => *reason).increment(1);
+            info!(conversation, reason, "chat notice dropped");
+        }
+        Event::ChatNoticesNotAccepted { reason } => {
+            warn!(reason, "chat notices are dropped: they cannot be made into jobs; see the template new_message");
+        }
         _ => {}
     }
 }

@@ -16,7 +16,7 @@ use super::{
 const NAME_LIMIT: usize = 255;
 
 /// One request: a template or content, data, one or many recipients, the channels to use.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Job {
     /// Version of this format.

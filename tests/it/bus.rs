@@ -2,7 +2,7 @@
 
 mod daemon;
 mod faults;
-mod node;
+pub mod node;
 mod presence;
 mod reaching;
 

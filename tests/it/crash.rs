@@ -1,7 +1,10 @@
 //! Crashes: at every fail point, at random moments, and the orderly end. What was acknowledged is the promise, the outbox's record is
 //! what a provider would have accepted, and nothing may be lost between the two.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use serde_json::json;
 
@@ -80,7 +83,8 @@ macro_rules! crash_tests {
 
         #[test]
         fn every_fail_point_is_crashed_at() {
-            let elsewhere = crate::amqp_faults::CRASH_POINTS.into_iter().chain(["amqp-killer", "chat-import-batch", "rejected-republished"]);
+            let elsewhere = crate::amqp_faults::CRASH_POINTS.into_iter().chain(crate::chat::CRASH_POINTS);
+            let elsewhere = elsewhere.chain(["amqp-killer", "chat-import-batch", "rejected-republished"]);
             let tested: BTreeSet<String> = [$($point),+].into_iter().chain(elsewhere).map(str::to_owned).collect();
             assert_eq!(tested, fail_points(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")));
         }
@@ -234,16 +238,22 @@ async fn past_the_deadline_open_calls_are_unknown() {
 
 /// An outbox whose record is a pipe that is full and that nobody reads: every attempt hangs.
 fn with_stuck_provider() -> (Setup, std::fs::File) {
-    use std::io::Write as _;
     let setup = Setup::new().with("shutdown.drain", "10m");
-    let pipe = setup.folder().join("pipe");
+    let (pipe, both) = full_pipe(setup.folder());
+    let setup = setup.with("provider.outbox.record_file", &pipe.display());
+    (setup, both)
+}
+
+/// A pipe that takes nothing more, while it is held open.
+pub fn full_pipe(folder: &Path) -> (PathBuf, std::fs::File) {
+    use std::io::Write as _;
+    let pipe = folder.join("pipe");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     // Open for both, so that opening waits for nobody.
     let mut both = std::fs::OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
     let full = pipe_capacity();
     both.write_all(&vec![b'\n'; full]).unwrap();
-    let setup = setup.with("provider.outbox.record_file", &pipe.display());
-    (setup, both)
+    (pipe, both)
 }
 
 /// Bytes a pipe takes (pipe(7)): 16 pages.

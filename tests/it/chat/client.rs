@@ -1,7 +1,8 @@
 //! A daemon with a chat, conversations in its store, and clients of their sockets.
 
-use std::{fs, os::unix::fs::PermissionsExt as _};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
 
+use rusqlite::Connection;
 use secrecy::ExposeSecret as _;
 use serde_json::{Map, Value, json};
 use tarishi::{
@@ -28,10 +29,18 @@ pub struct Conversing {
 impl Conversing {
     pub fn new() -> Self {
         let setup = Setup::new().with("socket.presence_grace", "100ms").with("shutdown.drain", "200ms");
-        let file = setup.folder().join("chat.keys");
-        fs::write(&file, ChatKeys::new_key().expose_secret()).unwrap();
+        let mut conversing = Self { setup };
+        let file = conversing.secret_file("chat.keys", ChatKeys::new_key().expose_secret());
+        conversing.setup.set("chat.encryption_keys_file", &file.display());
+        conversing
+    }
+
+    /// A file that only its owner reads.
+    pub fn secret_file(&self, name: &str, text: &str) -> PathBuf {
+        let file = self.setup.folder().join(name);
+        fs::write(&file, text).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-        Self { setup: setup.with("chat.encryption_keys_file", &file.display()) }
+        file
     }
 
     /// Sets a key of the configuration.
@@ -69,6 +78,13 @@ impl Conversing {
         let done = work(&store).await;
         store.close().await;
         done
+    }
+}
+
+impl Conversing {
+    /// Does this to its database, as somebody who has the file; only while no daemon runs.
+    pub fn behind_its_back(&self, sql: &str) {
+        Connection::open(self.setup.store_path()).unwrap().execute_batch(sql).unwrap();
     }
 }
 

@@ -28,11 +28,15 @@ impl Client {
 
     /// Opens the socket with this path and query, and this `Origin`.
     pub async fn try_open_at(daemon: &Daemon, path: &str, origin: Option<&str>) -> Result<Self, tungstenite::Error> {
-        let mut request = format!("ws://{}{path}", daemon.public).into_client_request().unwrap();
+        Self::try_open_on(daemon.public, path, origin).await
+    }
+
+    pub async fn try_open_on(address: SocketAddr, path: &str, origin: Option<&str>) -> Result<Self, tungstenite::Error> {
+        let mut request = format!("ws://{address}{path}").into_client_request().unwrap();
         if let Some(origin) = origin {
             request.headers_mut().insert("origin", origin.parse().unwrap());
         }
-        let stream = TcpStream::connect(daemon.public).await.unwrap();
+        let stream = TcpStream::connect(address).await.unwrap();
         client_async(request, stream).await.map(|(socket, _)| Self { socket })
     }
 
