@@ -310,14 +310,15 @@ impl<P: Protocol> Session<P> {
 
     fn poll_all(&mut self, context: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<Ending> {
         loop {
-            let was_busy = self.sequencer.is_busy();
-            if was_busy {
+            if self.sequencer.is_busy() {
                 // Not listening says nothing about the peer.
                 self.deadlines.heard();
                 self.deadlines.message = None;
             } else if let Poll::Ready(ending) = self.poll_read(context) {
                 return Poll::Ready(ending);
             }
+            // Also with what was just begun, which may be over at once: nobody listens to the peer since.
+            let was_busy = self.sequencer.is_busy();
             match self.deadlines.pass(Instant::now(), &self.shared.settings, &self.shared.wheel) {
                 Due::Nothing => {}
                 Due::Ping => self.pings = Pings::Both,
