@@ -13,7 +13,7 @@ use super::{
     view::{MessageView, Opened},
 };
 use crate::{
-    model::{ChatBody, ChatEventKind, ConversationId, MessageId, Severity, StoredMessage, Stream, Timestamp, UserId},
+    model::{ChatBody, ChatEventKind, ConversationId, MessageId, Participant, Severity, StoredMessage, Stream, Timestamp, UserId},
     socket::Bus,
     store::Unread,
 };
@@ -24,10 +24,34 @@ const BATCH: usize = 256;
 /// Something that was committed, and is to be told.
 #[derive(Debug)]
 pub(super) enum Note {
-    Event { kind: ChatEventKind, message: StoredMessage, body: Option<ChatBody>, event: i64, members: Arc<Members>, unread: Vec<Unread> },
-    Read { conversation: ConversationId, user: UserId, message: MessageId, read_at: Timestamp, unread: i64 },
-    Hidden { conversation: ConversationId, user: UserId, message: MessageId, unread: i64 },
-    System { conversation: ConversationId, message: String, severity: Severity },
+    Event {
+        kind: ChatEventKind,
+        message: StoredMessage,
+        body: Option<ChatBody>,
+        event: i64,
+        members: Arc<Members>,
+        /// With their read pointers; of a new message, which nobody has read, none.
+        participants: Vec<Participant>,
+        unread: Vec<Unread>,
+    },
+    Read {
+        conversation: ConversationId,
+        user: UserId,
+        message: MessageId,
+        read_at: Timestamp,
+        unread: i64,
+    },
+    Hidden {
+        conversation: ConversationId,
+        user: UserId,
+        message: MessageId,
+        unread: i64,
+    },
+    System {
+        conversation: ConversationId,
+        message: String,
+        severity: Severity,
+    },
 }
 
 /// Takes notes. Clones write to the same queue, which is as short as the writer's own: each note is of one write.
@@ -84,9 +108,9 @@ fn tell(note: &Note, bus: &Bus, epoch: &Arc<str>) {
     }
     let publish = |frame| bus.publish(&stream, &Arc::new(frame));
     match note {
-        Note::Event { kind, message, body, event, members, unread } => {
+        Note::Event { kind, message, body, event, members, participants, unread } => {
             let opened = body.clone().map_or(Opened::Deleted, Opened::Body);
-            let view = MessageView::new(message, opened, members, &[]);
+            let view = MessageView::new(message, opened, members, participants);
             publish(frames::event(*kind, &view, *event, epoch));
             for Unread { user_id, unread } in unread {
                 publish(frames::unread(user_id, *unread));

@@ -153,16 +153,22 @@ impl Chat {
                 let Ok(sent) = sent else { return };
                 if !sent.repeated {
                     let (message, unread) = (sent.message.clone(), sent.unread.clone());
-                    let event = message.event;
-                    relay.note(Note::Event { kind: ChatEventKind::Sent, message, body: Some(told), event, members: shown, unread });
+                    let (event, participants) = (message.event, Vec::new());
+                    let kind = ChatEventKind::Sent;
+                    relay.note(Note::Event { kind, message, body: Some(told), event, members: shown, participants, unread });
                 }
             })
             .await??;
         if sent.notify_at.is_some() {
             self.notice.notify_one();
         }
-        let opened = if sent.repeated { self.open(&sent.message) } else { Opened::Body(body) };
-        Ok(Posted { view: MessageView::new(&sent.message, opened, &members, &[]), message: sent.message, repeated: sent.repeated })
+        let (opened, participants) = if sent.repeated {
+            (self.open(&sent.message), self.store.participants(conversation).await?)
+        } else {
+            (Opened::Body(body), Vec::new())
+        };
+        let view = MessageView::new(&sent.message, opened, &members, &participants);
+        Ok(Posted { view, message: sent.message, repeated: sent.repeated })
     }
 
     /// Puts another text into a message of `by`'s own, and tells it. Attachments stay.
@@ -190,16 +196,18 @@ impl Chat {
         let body = self.checked(ChatBody { text, attachments })?;
         let body = self.asked(Storing::Edit, conversation, by, body).await?;
         let sealed = self.keys.seal(conversation, message, &body);
-        let (relay, told, shown) = (self.relay.clone(), body.clone(), members.clone());
+        let participants = self.store.participants(conversation).await?;
+        let (relay, told, shown, readers) = (self.relay.clone(), body.clone(), members.clone(), participants.clone());
         let edited = self
             .store
             .edit_message(conversation, message, by.clone(), sealed, move |edited| {
                 let Ok(edited) = edited else { return };
                 let (message, event, unread) = (edited.message.clone(), edited.event, Vec::new());
-                relay.note(Note::Event { kind: ChatEventKind::Edited, message, body: Some(told), event, members: shown, unread });
+                let kind = ChatEventKind::Edited;
+                relay.note(Note::Event { kind, message, body: Some(told), event, members: shown, participants: readers, unread });
             })
             .await??;
-        Ok(MessageView::new(&edited.message, Opened::Body(body), &members, &self.store.participants(conversation).await?))
+        Ok(MessageView::new(&edited.message, Opened::Body(body), &members, &participants))
     }
 
     /// Empties a message for everyone, and tells it. `by` is its sender; nobody when an operator does it.
@@ -211,12 +219,12 @@ impl Chat {
             Some(by) => self.members_for(conversation, by).await?,
             None => self.members.get(&self.store, conversation).await?,
         };
-        let relay = self.relay.clone();
+        let (relay, participants) = (self.relay.clone(), self.store.participants(conversation).await?);
         self.store
             .delete_message(conversation, message, by.cloned(), move |deleted| {
                 let Ok(deleted) = deleted else { return };
                 let (message, event, unread) = (deleted.event.message.clone(), deleted.event.event, deleted.unread.clone());
-                relay.note(Note::Event { kind: ChatEventKind::Deleted, message, body: None, event, members, unread });
+                relay.note(Note::Event { kind: ChatEventKind::Deleted, message, body: None, event, members, participants, unread });
             })
             .await??;
         Ok(())

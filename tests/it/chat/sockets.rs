@@ -160,7 +160,7 @@ async fn newer_clients_are_told_more_and_older_ones_pass_over_it() {
     let expected = json!({
         "type": "hello", "user_id": 1, "session": hello["session"], "conversation": id, "seq": 0, "epoch": hello["epoch"], "unread": 0,
         "participants": [{ "id": 2, "username": "Juma", "is_online": true, "read_to": null }],
-        "ping_interval_ms": 30000, "token_expires_at": hello["token_expires_at"],
+        "ping_interval_ms": 25000, "token_expires_at": hello["token_expires_at"],
     });
     assert_eq!(hello, expected);
     asha.send(&json!({ "type": "message", "content": "Bei gani?", "client_id": "a" })).await;
@@ -170,6 +170,11 @@ async fn newer_clients_are_told_more_and_older_ones_pass_over_it() {
     // Again: the first one, for whoever asked, and nothing for the others.
     asha.send(&json!({ "type": "message", "content": "Bei gani??", "client_id": "a" })).await;
     assert_eq!(asha.heard().await, first);
+    juma.heard().await;
+    juma.send(&json!({ "type": "read", "message_id": 1 })).await;
+    for client in [&mut asha, &mut tab, &mut juma] {
+        assert_eq!(client.heard().await["type"], "read_receipt");
+    }
     asha.send(&json!({ "type": "edit", "message_id": 1, "content": "Bei gani leo?" })).await;
     for client in [&mut asha, &mut tab] {
         let edited = client.heard().await;
@@ -177,10 +182,9 @@ async fn newer_clients_are_told_more_and_older_ones_pass_over_it() {
             (&edited["type"], &edited["seq"], &edited["message"]["text"]),
             (&json!("message_edited"), &json!(2), &json!("Bei gani leo?"))
         );
-        assert!(edited["message"]["edited_at"].is_string(), "{edited}");
+        assert!(edited["message"]["edited_at"].is_string() && edited["message"]["is_read"] == true, "{edited}");
     }
     // Somebody else's.
-    juma.heard().await;
     juma.send(&json!({ "type": "edit", "message_id": 1, "content": "?" })).await;
     expect_error(&juma.heard().await, "forbidden", "Only its sender may change a message.");
     juma.send(&json!({ "type": "delete", "message_id": 1 })).await;
