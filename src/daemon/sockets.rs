@@ -124,8 +124,8 @@ impl Sockets {
                 public_topics: config.live.public_topics.clone(),
             },
         };
-        live::router(Arc::new(live))
-            .merge(live::push_tokens::router(store.clone(), authenticator.clone()))
+        live::router(Arc::new(live), origins.clone())
+            .merge(live::push_tokens::router(store.clone(), authenticator.clone(), origins.clone()))
             .merge(live::tickets::router(authenticator.clone(), origins))
     }
 

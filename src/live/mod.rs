@@ -28,7 +28,7 @@ use self::protocol::Notifications;
 use crate::{
     channel::live::unread_frame,
     model::{Stream, Timestamp, Topic, TopicPattern, UserId},
-    socket::{Admission, Authenticator, Bus, Gate, Identity, query_value, query_values, require_user},
+    socket::{Admission, Authenticator, Bus, Gate, Identity, OriginPolicy, cross_origin, query_value, query_values, require_user},
     store::{Changed, Chosen, ItemChange, Store, StoreError},
 };
 
@@ -78,12 +78,13 @@ impl Live {
     }
 }
 
-/// `/ws/notifications/`, `/sse/notifications`, and the inbox and topics over HTTP.
-pub fn router(live: Arc<Live>) -> Router {
+/// `/ws/notifications/`, `/sse/notifications`, and the inbox and topics over HTTP. `origins` are the pages that may use the latter.
+pub fn router(live: Arc<Live>, origins: OriginPolicy) -> Router {
     let of_users = Router::new()
         .merge(inbox::router())
         .merge(legacy::router())
-        .layer(middleware::from_fn_with_state(live.authenticator.clone(), require_user));
+        .layer(middleware::from_fn_with_state(live.authenticator.clone(), require_user))
+        .layer(middleware::from_fn_with_state(origins, cross_origin));
     Router::new()
         .route("/ws/notifications", any(connect))
         .route("/ws/notifications/", any(connect))

@@ -17,7 +17,7 @@ use serde_json::json;
 
 use crate::{
     model::{Problem, PushToken, decode_all},
-    socket::{Authenticator, Identity, require_user},
+    socket::{Authenticator, Identity, OriginPolicy, cross_origin, require_user},
     store::{Store, StoreError},
 };
 
@@ -34,13 +34,15 @@ struct Registration {
     platform: Option<String>,
 }
 
-pub fn router(store: Store, authenticator: Arc<Authenticator>) -> Router {
+/// `origins` are the pages that may use it.
+pub fn router(store: Store, authenticator: Arc<Authenticator>, origins: OriginPolicy) -> Router {
     let methods = || post(register).delete(forget);
     Router::new()
         .route("/api/v1/communications/push_tokens/", methods())
         .route("/api/v1/communications/push_tokens", methods())
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .layer(middleware::from_fn_with_state(authenticator, require_user))
+        .layer(middleware::from_fn_with_state(origins, cross_origin))
         .with_state(store)
 }
 

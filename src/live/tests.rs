@@ -89,13 +89,14 @@ impl Server {
         let (shutdown, tracker) = (CancellationToken::new(), TaskTracker::new());
         let sessions = Sessions::new(settings, sender, Arc::clone(&counters), shutdown.clone(), tracker.clone());
         let folder = tempfile::tempdir().unwrap();
-        let app = router(Arc::new(Live {
+        let live = Live {
             store: store(folder.path()),
             bus: Bus::memory(hub.clone()),
-            gate: Gate::new(authenticator.clone(), origins, hub.clone(), sessions),
+            gate: Gate::new(authenticator.clone(), origins.clone(), hub.clone(), sessions),
             authenticator,
             settings: LiveSettings { ping_interval: settings.ping_interval, replay_limit: 100, public_topics: Vec::new() },
-        }));
+        };
+        let app = router(Arc::new(live), origins);
         let listening = ListenerSettings::direct(HANG, HANG, max_connections, Arc::default());
         tracker.spawn(serve(vec![Endpoint::Tcp(listener)], app, listening, shutdown.clone(), tracker.clone()));
         Self { addr, hub, delivered, counters, shutdown, tracker, _folder: folder }
