@@ -177,7 +177,7 @@ impl Model {
         let last = self.messages.iter().rev().find(|message| message.chat == chat).map_or(0, |message| message.id.0);
         let part = self.parts.get_mut(&(chat, user)).unwrap();
         match change {
-            ParticipantChange::Leave => (part.has_left, part.is_hidden, part.notice) = (true, false, None),
+            ParticipantChange::Leave | ParticipantChange::Remove => (part.has_left, part.is_hidden, part.notice) = (true, false, None),
             ParticipantChange::Rejoin if part.has_left => (part.has_left, part.unread_from) = (false, last),
             ParticipantChange::Hide => (part.is_hidden, part.notice) = (true, None),
             ParticipantChange::Unhide => part.is_hidden = false,

@@ -77,6 +77,8 @@ pub struct ConversationFilter {
     pub hidden: bool,
     /// Where an earlier page ended.
     pub before: Option<ConversationCursor>,
+    /// So many of them are passed over first.
+    pub skip: usize,
     pub limit: usize,
 }
 
@@ -208,8 +210,8 @@ fn find_direct(tx: &Tx<'_>, new: &NewConversation) -> rusqlite::Result<Option<Cr
     let Some(participant) = participant_in(tx.connection, id, starter)? else { return Ok(None) };
     if participant.is_present() {
         participants::unhide(tx, id, starter)?;
-    } else {
-        participants::rejoin(tx, id, starter)?;
+    } else if !participants::come_back(tx, id, starter)? {
+        return Ok(None);
     }
     Ok(Some(Created { conversation: view_of_known(tx.connection, id, Some(starter))?, repeated: true }))
 }
@@ -236,11 +238,11 @@ fn list(connection: &Connection, user: &UserId, filter: ConversationFilter) -> r
     let sql = format!(
         "SELECT activity, conversation FROM participants
          WHERE user_id = ?1 AND left_at IS NULL AND {hidden} AND (activity, conversation) < (?2, ?3)
-         ORDER BY activity DESC, conversation DESC LIMIT ?4"
+         ORDER BY activity DESC, conversation DESC LIMIT ?4 OFFSET ?5"
     );
     let mut places: Vec<ConversationCursor> = connection
         .prepare_cached(&sql)?
-        .query_map(params![user.as_str(), before.activity.as_millis(), before.id.0, limit + 1], |row| {
+        .query_map(params![user.as_str(), before.activity.as_millis(), before.id.0, limit + 1, filter.skip], |row| {
             Ok(ConversationCursor { activity: Timestamp::from_millis(row.get(0)?), id: ConversationId(row.get(1)?) })
         })?
         .collect::<rusqlite::Result<_>>()?;

@@ -36,6 +36,8 @@ pub enum MessageCursor {
     /// The newest.
     #[default]
     Latest,
+    /// The newest of what is left when so many of the newest are passed over.
+    Past(usize),
     /// The newest of those before this one.
     Before(MessageId),
     /// The oldest of those after this one.
@@ -92,22 +94,23 @@ impl Store {
         self.read(move |connection| {
             let limit = limit.clamp(1, MESSAGES_PAGE_LIMIT);
             let (bound, order, is_backwards) = match cursor {
-                MessageCursor::Latest => ("id <= ?2", "DESC", true),
+                MessageCursor::Latest | MessageCursor::Past(_) => ("id <= ?2", "DESC", true),
                 MessageCursor::Before(_) => ("id < ?2", "DESC", true),
                 MessageCursor::After(_) => ("id > ?2", "ASC", false),
             };
-            let from = match cursor {
-                MessageCursor::Latest => i64::MAX,
-                MessageCursor::Before(id) | MessageCursor::After(id) => id.0,
+            let (from, skip) = match cursor {
+                MessageCursor::Latest => (i64::MAX, 0),
+                MessageCursor::Past(skip) => (i64::MAX, skip),
+                MessageCursor::Before(id) | MessageCursor::After(id) => (id.0, 0),
             };
             let sql = format!(
                 "SELECT {MESSAGE_COLUMNS} FROM messages WHERE conversation = ?1 AND {bound}
                  AND NOT EXISTS (SELECT 1 FROM hidden_messages WHERE user_id = ?3 AND message = messages.id)
-                 ORDER BY id {order} LIMIT ?4"
+                 ORDER BY id {order} LIMIT ?4 OFFSET ?5"
             );
             let mut messages: Vec<StoredMessage> = connection
                 .prepare_cached(&sql)?
-                .query_map(params![conversation.0, from, viewer.as_ref().map(UserId::as_str), limit + 1], read_message)?
+                .query_map(params![conversation.0, from, viewer.as_ref().map(UserId::as_str), limit + 1, skip], read_message)?
                 .collect::<rusqlite::Result<_>>()?;
             let has_more = messages.len() > limit;
             messages.truncate(limit);
@@ -115,6 +118,16 @@ impl Store {
                 messages.reverse();
             }
             Ok(MessagePage { messages, has_more })
+        })
+        .await
+    }
+
+    /// How many messages of a conversation `viewer` has in sight.
+    pub async fn message_count(&self, conversation: ConversationId, viewer: UserId) -> Result<u64, StoreError> {
+        self.read(move |connection| {
+            let sql = "SELECT count(*) FROM messages WHERE conversation = ?1
+                       AND NOT EXISTS (SELECT 1 FROM hidden_messages WHERE user_id = ?2 AND message = messages.id)";
+            Ok(connection.prepare_cached(sql)?.query_row((conversation.0, viewer.as_str()), |row| row.get(0))?)
         })
         .await
     }

@@ -19,6 +19,8 @@ pub enum ParticipantChange {
     Mute,
     Unmute,
     Leave,
+    /// Leaves by another's will, and cannot come back by their own.
+    Remove,
     /// What was said meanwhile can be read, but is not unread.
     Rejoin,
     Rename(Option<String>),
@@ -44,7 +46,8 @@ impl Store {
         self.read(move |connection| Ok(participant_in(connection, conversation, &user)?)).await
     }
 
-    /// Changes somebody's part; what it is by then, or `None` when they have none. Who has left can only rejoin.
+    /// Changes somebody's part; what it is by then, or `None` when they have none. Who has left can only rejoin, and who was removed has to
+    /// be added again.
     ///
     /// `on_commit` is called with the same answer, in the order of the commits, on the writer's thread: it must only take note.
     pub async fn set_participant<N>(
@@ -110,10 +113,20 @@ pub(super) fn unhide(tx: &Tx<'_>, conversation: ConversationId, user: &UserId) -
     execute(tx, "UPDATE participants SET hidden_at = NULL WHERE conversation = ?1 AND user_id = ?2", conversation, user)
 }
 
-pub(super) fn rejoin(tx: &Tx<'_>, conversation: ConversationId, user: &UserId) -> rusqlite::Result<()> {
+/// Somebody who has left is part of it again by their own will; false for who was removed.
+pub(super) fn come_back(tx: &Tx<'_>, conversation: ConversationId, user: &UserId) -> rusqlite::Result<bool> {
+    let sql = "SELECT 1 FROM participants WHERE conversation = ?1 AND user_id = ?2 AND removed = 1";
+    if tx.connection.prepare_cached(sql)?.exists((conversation.0, user.as_str()))? {
+        return Ok(false);
+    }
+    rejoin(tx, conversation, user)?;
+    Ok(true)
+}
+
+fn rejoin(tx: &Tx<'_>, conversation: ConversationId, user: &UserId) -> rusqlite::Result<()> {
     tx.connection
         .prepare_cached(
-            "UPDATE participants SET left_at = NULL, hidden_at = NULL, joined_at = ?3, unread = 0,
+            "UPDATE participants SET left_at = NULL, removed = 0, hidden_at = NULL, joined_at = ?3, unread = 0,
                 unread_from = coalesce((SELECT last_message FROM conversations WHERE id = ?1), 0),
                 activity = (SELECT updated_at FROM conversations WHERE id = ?1)
              WHERE conversation = ?1 AND user_id = ?2 AND left_at IS NOT NULL",
@@ -148,15 +161,20 @@ fn set(tx: &mut Tx<'_>, conversation: ConversationId, user: &UserId, change: &Pa
         ParticipantChange::Unmute => {
             execute(tx, "UPDATE participants SET muted = 0 WHERE conversation = ?1 AND user_id = ?2", conversation, user)?;
         }
-        ParticipantChange::Leave => {
+        ParticipantChange::Leave | ParticipantChange::Remove => {
             tx.connection
                 .prepare_cached(
-                    "UPDATE participants SET left_at = ?3, hidden_at = NULL, unread = 0 WHERE conversation = ?1 AND user_id = ?2",
+                    "UPDATE participants SET left_at = ?3, removed = ?4, hidden_at = NULL, unread = 0
+                     WHERE conversation = ?1 AND user_id = ?2",
                 )?
-                .execute((key.0, key.1, now))?;
+                .execute((key.0, key.1, now, *change == ParticipantChange::Remove))?;
             notify::withdraw(tx, conversation, user)?;
         }
-        ParticipantChange::Rejoin => rejoin(tx, conversation, user)?,
+        ParticipantChange::Rejoin => {
+            if !come_back(tx, conversation, user)? {
+                return Ok(None);
+            }
+        }
         ParticipantChange::Rename(name) => {
             tx.connection
                 .prepare_cached("UPDATE participants SET name = ?3 WHERE conversation = ?1 AND user_id = ?2")?

@@ -26,6 +26,7 @@ CREATE TABLE participants (
     role         TEXT,                           -- 'user' or 'agent'
     joined_at    INTEGER NOT NULL,
     left_at      INTEGER,
+    removed      INTEGER NOT NULL DEFAULT 0,     -- they left by another's will, and are not let in again by their own
     hidden_at    INTEGER,
     muted        INTEGER NOT NULL DEFAULT 0,
     unread_from  INTEGER NOT NULL DEFAULT 0,     -- messages up to here were before they joined, and are never unread

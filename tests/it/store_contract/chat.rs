@@ -157,7 +157,7 @@ pub async fn conversations_are_listed_by_activity<B: Backend>(test: TestStore<B>
     test.put_participant(ids[4], "asha", ParticipantChange::Hide).await;
     test.put_participant(ids[3], "asha", ParticipantChange::Leave).await;
     assert_eq!(shown(&test, "asha").await, [ids[1], ids[2], ids[0]]);
-    assert_eq!(listed(&test, "asha", ConversationFilter { hidden: true, limit: 9, before: None }).await, [ids[4]]);
+    assert_eq!(listed(&test, "asha", ConversationFilter { hidden: true, limit: 9, ..ConversationFilter::default() }).await, [ids[4]]);
     let counts =
         (test.conversation_count(user_id("asha"), false).await.unwrap(), test.conversation_count(user_id("asha"), true).await.unwrap());
     assert_eq!(counts, (3, 1));
