@@ -337,7 +337,7 @@ impl Daemon {
     fn public_router(&self) -> axum::Router {
         let router = self.sockets.router(&self.config, &self.store, &self.authenticator).merge(webhook::router(self.webhook_state()));
         match &self.chat {
-            Some(chat) => router.merge(chat::router(chat.clone())),
+            Some(chat) => router.merge(chat::router(chat.clone(), authentication::origins(&self.config.public))),
             None => router,
         }
     }

@@ -179,6 +179,13 @@ pub enum Event<'a> {
     ChatKeysRotated {
         by: &'a str,
     },
+    /// What a backend or an operator did with the chat.
+    ChatOperated {
+        by: &'a str,
+        what: &'static str,
+        conversation: i64,
+        message: Option<i64>,
+    },
     /// What is stored of a message is not what was sealed for it.
     ChatMessageTampered {
         message: i64,
@@ -312,7 +319,8 @@ pub fn emit(event: &Event<'_>) {
         | Event::ChatKeysRotated { .. }
         | Event::KeysFetched { .. }
         | Event::KeysNotFetched { .. } => emit_auth(event),
-        Event::ChatMessageTampered { .. }
+        Event::ChatOperated { .. }
+        | Event::ChatMessageTampered { .. }
         | Event::ChatHookRefused { .. }
         | Event::ChatHookFailed { .. }
         | Event::ChatNoticeMade { .. }

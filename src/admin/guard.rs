@@ -115,7 +115,7 @@ fn needed_scope(method: &Method, path: &str) -> Option<Scope> {
     let writes_contact = path.starts_with("/v1/users/") && matches!(*method, Method::PUT | Method::PATCH);
     Some(match *method {
         Method::GET | Method::HEAD => Scope::Read,
-        Method::POST if path == "/v1/jobs" => Scope::Enqueue,
+        Method::POST if matches!(path, "/v1/jobs" | "/v1/conversations") => Scope::Enqueue,
         _ if writes_contact => Scope::Enqueue,
         _ => Scope::Operate,
     })
@@ -210,6 +210,10 @@ mod tests {
         check(&guard, &format!("POST /v1/jobs | {json} | authorization: Bearer k1"), Ok("name of k1"));
         check(&guard, &format!("POST /v1/jobs | {json} | authorization: Bearer k2"), Err("scope_missing"));
         check(&guard, &format!("PUT /v1/users/42 | {json} | authorization: Bearer k1"), Ok("name of k1"));
+        check(&guard, &format!("POST /v1/conversations | {json} | authorization: Bearer k1"), Ok("name of k1"));
+        check(&guard, &format!("POST /v1/conversations/7/notify | {json} | authorization: Bearer k1"), Err("scope_missing"));
+        check(&guard, &format!("PATCH /v1/conversations/7/participants | {json} | authorization: Bearer k1"), Err("scope_missing"));
+        check(&guard, "DELETE /v1/messages/7 | host: localhost | authorization: Bearer k1", Err("scope_missing"));
         check(&guard, "DELETE /v1/jobs/x | host: localhost | authorization: Bearer k1", Err("scope_missing"));
         check(&guard, "DELETE /v1/jobs/x | host: localhost | authorization: Bearer k2", Ok("name of k2"));
         check(&guard, "GET /v1/suppressions | host: localhost | authorization: Bearer k1", Err("scope_missing"));

@@ -25,7 +25,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     middleware,
     response::Response,
-    routing::{delete, get, post},
+    routing::{delete, get},
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::SecretString;
@@ -141,13 +141,13 @@ pub fn router(state: Arc<AdminState>, intake: HttpIntake, rules: Guard) -> Route
         .route("/v1/suppressions", suppressions.layer(DefaultBodyLimit::max(suppressions::BODY_LIMIT)))
         .route("/v1/revocations", revocations.layer(DefaultBodyLimit::max(revocations::BODY_LIMIT)))
         .route("/v1/revocations/{id}", delete(revocations::take_back))
-        .route("/v1/chat/rotate-keys", post(chat::rotate_keys))
         .route("/v1/outbox", get(outbox::list))
         .route("/v1/outbox/{id}/html", get(outbox::html))
         .route("/v1/dev/token", get(api::development_token))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))
+        .merge(chat::router())
         .merge(console::router())
         .with_state(state)
         .merge(http::router(intake))

@@ -24,9 +24,18 @@ pub struct Members {
 }
 
 impl Members {
+    pub const fn of(participants: Vec<Participant>) -> Self {
+        Self { participants }
+    }
+
     /// `user`, if they take part now.
     pub fn present(&self, user: &UserId) -> Option<&Participant> {
         self.all_present().find(|participant| participant.user_id == *user)
+    }
+
+    /// Those who have left too.
+    pub fn all(&self) -> &[Participant] {
+        &self.participants
     }
 
     pub fn all_present(&self) -> impl Iterator<Item = &Participant> {

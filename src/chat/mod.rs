@@ -4,6 +4,8 @@
 //! be done, [`protocol`] how sockets say it. [`rotate`] seals everything anew when the keys change; [`import`] takes over what the replaced
 //! system has.
 
+mod backend;
+mod conversations;
 mod error;
 mod frames;
 mod gateway;
@@ -11,8 +13,10 @@ mod hook;
 pub mod import;
 mod members;
 mod notify;
+mod openapi;
 mod protocol;
 mod relay;
+mod rest;
 pub mod rotate;
 pub mod seal;
 mod service;
@@ -22,11 +26,13 @@ mod view;
 
 use std::{sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{Router, middleware};
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
+    backend::{ConversationMaking, ConversationRecord, NotMade, ParticipantsChange, SystemNotice},
     error::ChatError,
+    openapi::openapi,
     service::{Chat, Draft, Posted},
     view::MessageView,
 };
@@ -38,7 +44,7 @@ use self::{
 use crate::{
     accept::Acceptor,
     config::ChatConfig,
-    socket::{Authenticator, Bus, Gate},
+    socket::{Authenticator, Bus, Gate, OriginPolicy, cross_origin, require_user},
     store::Store,
 };
 
@@ -103,7 +109,10 @@ impl Background {
     }
 }
 
-/// The sockets of conversations.
-pub fn router(chat: Arc<Chat>) -> Router {
-    gateway::router().with_state(chat)
+/// The sockets of conversations, and conversations over HTTP. `origins` are the pages that may use the latter.
+pub fn router(chat: Arc<Chat>, origins: OriginPolicy) -> Router {
+    let over_http = rest::router()
+        .layer(middleware::from_fn_with_state(chat.authenticator.clone(), require_user))
+        .layer(middleware::from_fn_with_state(origins, cross_origin));
+    gateway::router().merge(over_http).with_state(chat)
 }

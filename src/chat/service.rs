@@ -270,7 +270,7 @@ impl Chat {
         conversation: ConversationId,
         change: ParticipantChange,
     ) -> Result<Participant, ChatError> {
-        let leaves = matches!(change, ParticipantChange::Leave);
+        let leaves = matches!(change, ParticipantChange::Leave | ParticipantChange::Remove);
         let changed = self.store.set_participant(conversation, user.clone(), change, |_| ()).await?;
         let changed = changed.ok_or(ChatError::NotFound("Conversation"))?;
         self.membership_changed(conversation, leaves.then_some(user));
@@ -348,7 +348,7 @@ impl Chat {
     }
 
     /// One more message of this user, over all their connections.
-    fn check_pace(&self, user: &UserId) -> Result<(), ChatError> {
+    pub(super) fn check_pace(&self, user: &UserId) -> Result<(), ChatError> {
         let now = DefaultClock::default().now();
         self.of_users.check_key(user).map_err(|not_until| ChatError::TooMany(wait(not_until.wait_time_from(now))))
     }

@@ -1,10 +1,11 @@
 //! A message as clients see it, on sockets and over HTTP: one object under both generations' names.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::members::Members;
-use crate::model::{Attachment, ChatBody, ConversationId, MessageId, Participant, StoredMessage, Timestamp};
+use super::{members::Members, service::Chat};
+use crate::model::{Attachment, ChatBody, ConversationId, MessageId, Participant, StoredMessage, Timestamp, UserId};
 
 /// Stands where a message cannot be shown: what is stored is not what was sealed for it.
 pub(super) const UNSHOWABLE: &str = "[message cannot be shown]";
@@ -19,12 +20,15 @@ pub enum Opened {
 }
 
 /// A message for clients.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Message")]
 pub struct MessageView {
     pub id: MessageId,
     pub conversation: ConversationId,
     /// The same as `sender`, as older clients call it.
+    #[schemars(with = "UserId")]
     pub sender_id: Value,
+    #[schemars(with = "UserId")]
     pub sender: Value,
     pub sender_name: String,
     /// The same as `text`, as older clients call it.
@@ -43,6 +47,7 @@ pub struct MessageView {
     pub client_id: Option<String>,
     /// Present, and true, where what is stored cannot be trusted.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(default)]
     pub tampered: bool,
 }
 
@@ -76,6 +81,11 @@ impl MessageView {
             tampered,
         }
     }
+}
+
+/// Messages of one conversation, with everybody's read pointers as they are in `members`.
+pub(super) fn all(chat: &Chat, messages: &[StoredMessage], members: &Members) -> Vec<MessageView> {
+    messages.iter().map(|message| MessageView::new(message, chat.open(message), members, members.all())).collect()
 }
 
 /// When the last of the others had read it; `None` while one of them has not, or there is nobody.

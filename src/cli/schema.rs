@@ -4,14 +4,15 @@ use clap::{Args, CommandFactory as _, ValueEnum};
 use clap_complete::Shell;
 
 use super::{failure::Failure, output};
-use crate::{config, intake::schema::job_schema};
+use crate::{chat, config, intake::schema::job_schema};
 
 const SCHEMA_AFTER_HELP: &str = "\
 Examples:
   tarishi schema job > job.schema.json   for producers: tests, generated types
   tarishi schema config | jq '.properties.channel'
+  tarishi schema chat > chat-openapi.json
 
-Both are JSON Schema, draft 2020-12.";
+The first two are JSON Schema, draft 2020-12; the last one is OpenAPI 3.1.";
 const COMPLETIONS_AFTER_HELP: &str = "\
 Examples:
   tarishi completions bash > ~/.local/share/bash-completion/completions/tarishi
@@ -21,7 +22,7 @@ Examples:
 #[derive(Args, Clone, Debug)]
 #[command(after_help = SCHEMA_AFTER_HELP)]
 pub struct SchemaArgs {
-    /// What producers send, or the configuration file with every default
+    /// What producers send, the configuration file with every default, or the chat over HTTP
     #[arg(value_enum)]
     of: SchemaOf,
 }
@@ -30,6 +31,7 @@ pub struct SchemaArgs {
 enum SchemaOf {
     Job,
     Config,
+    Chat,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -44,6 +46,7 @@ pub fn run(args: &SchemaArgs) -> Result<(), Failure> {
     output::print_json(&match args.of {
         SchemaOf::Job => job_schema(),
         SchemaOf::Config => config::schema(),
+        SchemaOf::Chat => chat::openapi(),
     })
 }
 

@@ -7,11 +7,12 @@ use super::Event;
 
 pub(super) fn emit_chat(event: &Event<'_>) {
     match event {
+        Event::ChatOperated { by, what, conversation, message } => info!(by, what, conversation, message_id = message, "chat operated on"),
         Event::ChatMessageTampered { message, conversation, is_news } => {
             counter!("tarishi_chat_tampered_total").increment(1);
             if *is_news {
                 error!(
-                    message,
+                    message_id = message,
                     conversation,
                     "chat message tampered: what is stored is not what was sealed for it, or its key is gone from \
                      chat.encryption_keys_file; it is shown as such"

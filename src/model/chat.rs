@@ -45,7 +45,7 @@ row_id! {
 }
 
 /// People talking with each other about something.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Conversation {
     pub id: ConversationId,
     /// Chosen by the backend that made it, which makes making it idempotent.
@@ -89,7 +89,7 @@ impl FromStr for ChatRole {
 }
 
 /// Somebody's part in a conversation.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Participant {
     pub user_id: UserId,
     pub name: Option<String>,
