@@ -1,9 +1,12 @@
 //! The chat end to end: what sockets say and are told, what is found again after whatever happened, and notices for who is away.
 
+mod admin;
 mod client;
 mod nodes;
 mod notices;
+mod openapi;
 mod recovery;
+mod rest;
 mod sockets;
 
 pub use self::client::Conversing;
