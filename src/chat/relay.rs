@@ -26,7 +26,7 @@ const BATCH: usize = 256;
 pub(super) enum Note {
     Event {
         kind: ChatEventKind,
-        message: StoredMessage,
+        message: Box<StoredMessage>,
         body: Option<ChatBody>,
         event: i64,
         members: Arc<Members>,

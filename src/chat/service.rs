@@ -155,7 +155,15 @@ impl Chat {
                     let (message, unread) = (sent.message.clone(), sent.unread.clone());
                     let (event, participants) = (message.event, Vec::new());
                     let kind = ChatEventKind::Sent;
-                    relay.note(Note::Event { kind, message, body: Some(told), event, members: shown, participants, unread });
+                    relay.note(Note::Event {
+                        kind,
+                        message: Box::new(message),
+                        body: Some(told),
+                        event,
+                        members: shown,
+                        participants,
+                        unread,
+                    });
                 }
             })
             .await??;
@@ -204,7 +212,15 @@ impl Chat {
                 let Ok(edited) = edited else { return };
                 let (message, event, unread) = (edited.message.clone(), edited.event, Vec::new());
                 let kind = ChatEventKind::Edited;
-                relay.note(Note::Event { kind, message, body: Some(told), event, members: shown, participants: readers, unread });
+                relay.note(Note::Event {
+                    kind,
+                    message: Box::new(message),
+                    body: Some(told),
+                    event,
+                    members: shown,
+                    participants: readers,
+                    unread,
+                });
             })
             .await??;
         Ok(MessageView::new(&edited.message, Opened::Body(body), &members, &participants))
@@ -224,7 +240,15 @@ impl Chat {
             .delete_message(conversation, message, by.cloned(), move |deleted| {
                 let Ok(deleted) = deleted else { return };
                 let (message, event, unread) = (deleted.event.message.clone(), deleted.event.event, deleted.unread.clone());
-                relay.note(Note::Event { kind: ChatEventKind::Deleted, message, body: None, event, members, participants, unread });
+                relay.note(Note::Event {
+                    kind: ChatEventKind::Deleted,
+                    message: Box::new(message),
+                    body: None,
+                    event,
+                    members,
+                    participants,
+                    unread,
+                });
             })
             .await??;
         Ok(())
