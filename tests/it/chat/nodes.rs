@@ -45,7 +45,7 @@ impl ChatNode {
         tokio::spawn(beside.run(stop.clone()));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let router = chat::router(chat.clone());
+        let router = chat::router(chat.clone(), OriginPolicy::default());
         tokio::spawn(async move { axum::serve(listener, router).await });
         Self { node, chat, address, stop }
     }

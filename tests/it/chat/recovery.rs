@@ -208,7 +208,7 @@ impl Speaker {
                 let event = frame["seq"].as_i64().unwrap();
                 let message = &frame["message"];
                 let client_id = message["client_id"].as_str().unwrap().to_owned();
-                let is_own = message["sender"].to_string() == self.user;
+                let is_own = message["sender"] == self.user.parse::<i64>().unwrap();
                 if event != seen.reached + 1 {
                     let expected = seen.reached + 1;
                     seen.problems.push(format!("{event} where {expected} should be: {frame}"));
