@@ -5,12 +5,13 @@
 
 mod chat;
 mod delivery;
+mod store;
 
 use metrics::counter;
 use tracing::{error, info, warn};
 
 pub use self::delivery::count_failed;
-use self::{chat::emit_chat, delivery::emit_delivery};
+use self::{chat::emit_chat, delivery::emit_delivery, store::emit_store};
 use crate::model::{Channel, Code, Delivery, DeliveryId, JobId, Outcome, Status, SuppressionReason, Timestamp};
 
 /// Something that happened.
@@ -481,21 +482,6 @@ fn emit_callback(event: &Event<'_>) {
             info!(%channel, address, list, %reason, source, "address suppressed: it is not written to any more");
         }
         Event::SuppressionChanged { by, what, entries } => info!(by, what, entries, "suppression list changed"),
-        _ => {}
-    }
-}
-
-fn emit_store(event: &Event<'_>) {
-    match event {
-        Event::StoreUnwritable { error } => {
-            error!(error, "store cannot be written: intake stops until it can; check disk space and permissions");
-        }
-        Event::StoreWritable => info!("store can be written again"),
-        Event::StoreFailed { doing, error } => error!(doing, error, "store failed"),
-        Event::StorePurged { jobs, deliveries, inbox_items } => {
-            counter!("tarishi_deliveries_purged_total").increment(*deliveries);
-            info!(jobs, deliveries, inbox_items, "store purged");
-        }
         _ => {}
     }
 }

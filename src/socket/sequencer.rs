@@ -223,14 +223,15 @@ impl<P: Protocol> Sequencer<P> {
                 return Some(Ok(frame));
             }
             Step::End(ending) => return Some(Err(ending)),
-            Step::Follow { stream, next, more } => match self.followed.iter_mut().find(|followed| followed.stream == stream) {
-                // A read that lags behind what went out already takes nothing back.
-                Some(followed) => (followed.next, followed.is_behind) = (followed.next.max(next), more),
-                None => {
+            Step::Follow { stream, next, more } => {
+                if let Some(followed) = self.followed.iter_mut().find(|followed| followed.stream == stream) {
+                    // A read that lags behind what went out already takes nothing back.
+                    (followed.next, followed.is_behind) = (followed.next.max(next), more);
+                } else {
                     let next = self.first_for(&stream, next);
                     self.followed.push(Followed { stream, next, is_behind: more });
                 }
-            },
+            }
             Step::Unfollow(stream) => self.followed.retain(|followed| followed.stream != stream),
         }
         None

@@ -159,7 +159,7 @@ fn examples() -> Vec<(String, String)> {
             if line.starts_with('{')
                 && let Some((_, printed)) = examples.last_mut()
             {
-                *printed = line.to_owned();
+                line.clone_into(printed);
             }
             continue;
         };
