@@ -330,12 +330,12 @@ async fn talk_through_deaths(people: usize, messages: usize, rounds: usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_people_miss_and_double_nothing_when_the_daemon_dies_and_comes_back() {
-    let (messages, rounds) = if is_long() { (1000, 10) } else { (30, 1) };
+    let (messages, rounds) = if is_long() { (1000, 10) } else { (300, 1) };
     talk_through_deaths(2, messages, rounds).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_people_miss_and_double_nothing_when_the_daemon_dies_and_comes_back() {
-    let (messages, rounds) = if is_long() { (60, 5) } else { (4, 1) };
+    let (messages, rounds) = if is_long() { (200, 5) } else { (60, 1) };
     talk_through_deaths(50, messages, rounds).await;
 }
