@@ -35,7 +35,7 @@ use crate::{
         sms::twilio,
     },
     chat::{self, Chat},
-    config::{Config, ListenAddress},
+    config::{Config, ListenAddress, TemplatesConfig},
     event::{Event, emit},
     feed::EventFeed,
     intake::{amqp::AmqpIntake, http::HttpIntake},
@@ -43,7 +43,7 @@ use crate::{
     model::{Channel, PerChannel, Problem},
     socket::{self, Authenticator, Bus, Endpoint, ListenerCounters, ListenerSettings, Tls},
     store::{EventSettings, Store, StoreSettings, SuppressionExpiry},
-    template::{Limits, Templates},
+    template::{Limits, LocaleDefaults, Templates},
     webhook::{self, WebhookSettings, WebhookState},
 };
 
@@ -100,7 +100,9 @@ pub struct Problems(pub Vec<Problem>);
 pub fn load_templates(config: &Config) -> Result<Templates, Problems> {
     let limits =
         Limits { fuel: config.templates.fuel, output: usize::try_from(config.templates.output_limit.as_u64()).unwrap_or(usize::MAX) };
-    Templates::load(&config.templates.path, &config.templates.link_base_url, limits).map_err(Problems)
+    let TemplatesConfig { path, link_base_url, default_locale, default_timezone, .. } = &config.templates;
+    let locale_defaults = LocaleDefaults { locale: default_locale.clone(), timezone: *default_timezone };
+    Templates::load(path, link_base_url, locale_defaults, limits).map_err(Problems)
 }
 
 /// The store's settings as the configuration says.

@@ -118,7 +118,7 @@ fn preview(templates: &Templates, args: &PreviewArgs) -> Result<(), Failure> {
     let mut bodies = Vec::with_capacity(channels.len());
     for channel in channels {
         let delivery = delivery(&args.name, data.clone(), channel, args.locale.clone())?;
-        let body = templates.render(&delivery).map_err(|error| {
+        let body = templates.render(&delivery, Timestamp::now()).map_err(|error| {
             let hint = "see the template's sample.json for the data it takes, and `tarishi template list` for its channels";
             Failure::new(Exit::Failed, format!("{channel}: {error}"), hint)
         })?;
@@ -219,7 +219,7 @@ mod tests {
             for channel in info.channels.iter() {
                 let locale = Some("sw-TZ".parse().unwrap());
                 let delivery = delivery(info.name, info.sample.clone(), channel, locale).unwrap();
-                let body = templates.render(&delivery).unwrap();
+                let body = templates.render(&delivery, Timestamp::now()).unwrap();
                 assert_eq!(as_json(&body)["channel"], channel.as_str());
                 assert!(told(&body, Paint::OFF).starts_with(&format!("── {channel} ──")));
             }

@@ -11,7 +11,7 @@ use super::{
     address::{ClientAddressHeader, ListenAddress, TrustedProxy, file_mode, listen_list},
     units,
 };
-use crate::model::{Channel, TopicPattern};
+use crate::model::{Channel, Locale, TimeZone, TopicPattern};
 
 /// The listener of the outer trust zone: users with a JWT, providers with a signature.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -292,6 +292,10 @@ pub struct TemplatesConfig {
     pub path: PathBuf,
     /// The front end; without a trailing `/` once loaded.
     pub link_base_url: String,
+    /// The language of the parts for everyone.
+    pub default_locale: Locale,
+    /// Where recipients are of whom nothing else is known.
+    pub default_timezone: TimeZone,
     /// Instructions one rendering may execute.
     pub fuel: u64,
     #[serde(with = "units::size")]

@@ -203,7 +203,7 @@ impl Lane {
 
     /// What the provider is handed.
     fn message(&self, delivery: &Delivery) -> Result<Message, RenderError> {
-        let mut body = self.templates.render(delivery)?;
+        let mut body = self.templates.render(delivery, Timestamp::now())?;
         if let (Body::Email(mail), Some(list)) = (&mut body, self.list_of(delivery)) {
             mail.unsubscribe_url = self.links.link(&mail.to, &list);
         }

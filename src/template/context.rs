@@ -12,7 +12,8 @@ use minijinja::{
 };
 use serde_json::Value as Json;
 
-use crate::model::{Delivery, Envelope, Locale, TemplateName, TimeZone, UserId};
+use super::locale::{LocaleDefaults, READER, Reader};
+use crate::model::{Delivery, Envelope, Locale, TemplateName, TimeZone, Timestamp, UserId};
 
 /// Names that are always defined and hide members of the data. What is not known of a delivery is the empty text.
 pub(super) const RESERVED: [&str; 6] = ["user_id", "locale", "timezone", "link_base_url", "job_id", "template"];
@@ -28,10 +29,14 @@ pub(super) struct Context {
     timezone: Option<TimeZone>,
     link_base_url: Arc<str>,
     nested: BTreeMap<String, OnceLock<Value>>,
+    /// Whom formats are for, made when a filter first asks.
+    reader: OnceLock<Value>,
+    locale_defaults: LocaleDefaults,
+    now: Timestamp,
 }
 
 impl Context {
-    pub fn new(delivery: &Delivery, link_base_url: &Arc<str>) -> Self {
+    pub fn new(delivery: &Delivery, link_base_url: &Arc<str>, locale_defaults: &LocaleDefaults, now: Timestamp) -> Self {
         let nested = delivery
             .job
             .data
@@ -46,7 +51,16 @@ impl Context {
             timezone: delivery.timezone,
             link_base_url: Arc::clone(link_base_url),
             nested,
+            reader: OnceLock::new(),
+            locale_defaults: locale_defaults.clone(),
+            now,
         }
+    }
+}
+
+impl Context {
+    fn read_by(&self) -> Reader {
+        self.locale_defaults.reader(self.locale.as_ref(), self.timezone, self.now)
     }
 }
 
@@ -63,6 +77,7 @@ impl Object for Context {
             "link_base_url" => Some(&*self.link_base_url),
             "job_id" => Some(self.job.id.as_str()),
             "template" => self.job.template.as_ref().map(TemplateName::as_str),
+            READER => return Some(self.reader.get_or_init(|| Value::from_object(self.read_by())).clone()),
             _ => {
                 let value = self.job.data.get(key)?;
                 return Some(match self.nested.get(key) {

@@ -12,6 +12,7 @@ use super::{
     Limits,
     error::Fault,
     link::{LinkError, Links},
+    locale::{self, FormatError},
 };
 use crate::model;
 
@@ -50,6 +51,7 @@ impl Engine {
             None => name.into(),
         });
         environment.add_filter("link", links.filter());
+        locale::add_filters(&mut environment);
         environment.remove_global("debug");
         // A line with nothing but a statement leaves no blank line behind.
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
@@ -92,10 +94,11 @@ impl Engine {
 
     fn explain(&self, name: &str, error: &Error) -> Fault {
         let mut innermost = error;
-        let mut link = None;
+        let (mut link, mut format) = (None, None);
         while let Some(source) = innermost.source() {
             let Some(deeper) = source.downcast_ref::<Error>() else {
                 link = source.downcast_ref::<LinkError>();
+                format = source.downcast_ref::<FormatError>();
                 break;
             };
             innermost = deeper;
@@ -104,6 +107,7 @@ impl Engine {
         let file = self.inherited.get(at).map_or(at, String::as_str);
         let quoted = self.quote(at, innermost);
         let (problem, hint) = match (innermost.kind(), link) {
+            _ if let Some(format) = format => (format!("{format}{quoted}"), format.hint.clone()),
             (_, Some(link)) => (format!("{link}{quoted}"), "the filter takes a path or a URL: {{ \"/inbox\" | link }}".to_owned()),
             (ErrorKind::UndefinedError, _) => match undefined_name(innermost) {
                 Some(name) => (

@@ -9,6 +9,7 @@ use super::{
     context::RESERVED,
     engine::{Engine, LAYOUTS},
     link::Links,
+    locale::LocaleDefaults,
     part::{self, Part, SAMPLE, SETTINGS},
     scan::{self, Folder, Sources},
     settings::Settings,
@@ -17,7 +18,10 @@ use crate::model::{
     Address, Channel, Delivery, DeliveryId, DeliveryKey, Envelope, Locale, Priority, Problem, TemplateName, TimeZone, Timestamp, UserId,
 };
 
-pub(super) fn load(path: &Path, link_base_url: &str, limits: Limits) -> Result<Templates, Vec<Problem>> {
+/// When samples are tried: 2026-01-15, 10:30 UTC. Loading reads no clock, so that it comes out the same every time.
+const SAMPLE_NOW: Timestamp = Timestamp::from_millis(1_768_473_000_000);
+
+pub(super) fn load(path: &Path, link_base_url: &str, locale_defaults: LocaleDefaults, limits: Limits) -> Result<Templates, Vec<Problem>> {
     let mut problems = Vec::new();
     let links = Links::new(link_base_url).or_else(|| {
         problems.push(Problem::new("link_base_url", "is not a web address", "write it like https://app.example.com"));
@@ -36,7 +40,7 @@ pub(super) fn load(path: &Path, link_base_url: &str, limits: Limits) -> Result<T
             templates.insert(name, template);
         }
     }
-    let templates = Templates { engine, links, by_name: templates };
+    let templates = Templates { engine, links, locale_defaults, by_name: templates };
     if compiled {
         // A file that does not compile is missing to others: trying them would tell of nothing else.
         try_all(&templates, &mut problems);
@@ -179,7 +183,7 @@ fn try_all(templates: &Templates, problems: &mut Vec<Problem>) {
         for locale in [None].into_iter().chain(template.locales.keys().map(Some)) {
             let locale = locale.map(|tag| tag.parse().expect("the scan lets only languages through"));
             for channel in template.channels.iter() {
-                if let Err(error) = templates.render(&sample_delivery(&job, channel, locale.clone())) {
+                if let Err(error) = templates.render(&sample_delivery(&job, channel, locale.clone()), SAMPLE_NOW) {
                     note(problems, problem(name, error));
                 }
             }

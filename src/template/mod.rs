@@ -19,6 +19,7 @@ mod error;
 mod html;
 mod link;
 mod load;
+mod locale;
 mod output;
 mod part;
 mod scan;
@@ -31,7 +32,6 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use minijinja::Value;
 use serde_json::Map;
 
-pub use self::error::{Fault, RenderError};
 use self::{
     content::render_content,
     context::Context,
@@ -39,9 +39,13 @@ use self::{
     link::Links,
     part::{Part, Parts},
 };
+pub use self::{
+    error::{Fault, RenderError},
+    locale::LocaleDefaults,
+};
 use crate::model::{
     Address, Body, Channel, ChannelSet, Delivery, Email, EmailAddress, ListName, Locale, PhoneNumber, Problem, PushTarget, Sms,
-    TemplateName,
+    TemplateName, Timestamp,
 };
 
 /// How much one part may take.
@@ -58,6 +62,7 @@ pub struct Limits {
 pub struct Templates {
     engine: Engine,
     links: Links,
+    locale_defaults: LocaleDefaults,
     by_name: BTreeMap<TemplateName, Template>,
 }
 
@@ -98,8 +103,8 @@ impl Templates {
     ///
     /// # Errors
     /// Everything that is wrong, at once; paths start at the templates folder (`new_message/email.html:12`).
-    pub fn load(path: &Path, link_base_url: &str, limits: Limits) -> Result<Self, Vec<Problem>> {
-        load::load(path, link_base_url, limits)
+    pub fn load(path: &Path, link_base_url: &str, locale_defaults: LocaleDefaults, limits: Limits) -> Result<Self, Vec<Problem>> {
+        load::load(path, link_base_url, locale_defaults, limits)
     }
 
     /// The channels `name` has parts for; none when there is no such template.
@@ -128,20 +133,20 @@ impl Templates {
         })
     }
 
-    /// What `delivery` says on its channel and in its language.
+    /// What `delivery` says on its channel and in its language, `now` being the moment that its relative times count from.
     ///
     /// # Errors
     /// Why it cannot be said, in words without data. Trying again changes nothing.
-    pub fn render(&self, delivery: &Delivery) -> Result<Body, RenderError> {
+    pub fn render(&self, delivery: &Delivery, now: Timestamp) -> Result<Body, RenderError> {
         let target = Target::of(delivery)?;
         match (&delivery.job.template, &delivery.job.content) {
-            (Some(name), _) => self.render_template(name, delivery, target),
+            (Some(name), _) => self.render_template(name, delivery, now, target),
             (None, Some(content)) => render_content(content, target, &self.links),
             (None, None) => Err(RenderError::NothingToRender),
         }
     }
 
-    fn render_template(&self, name: &TemplateName, delivery: &Delivery, target: Target) -> Result<Body, RenderError> {
+    fn render_template(&self, name: &TemplateName, delivery: &Delivery, now: Timestamp, target: Target) -> Result<Body, RenderError> {
         let Some(template) = self.by_name.get(name) else {
             let hint = match self.nearest(name) {
                 Some(nearest) => format!("did you mean `{nearest}`?"),
@@ -153,7 +158,7 @@ impl Templates {
             return Err(RenderError::PartMissing { template: name.clone(), channel: delivery.channel });
         }
         let parts = template.parts(delivery.locale.as_ref());
-        let context = Value::from_object(Context::new(delivery, self.links.base()));
+        let context = Value::from_object(Context::new(delivery, self.links.base(), &self.locale_defaults, now));
         let missing = || RenderError::PartMissing { template: name.clone(), channel: delivery.channel };
         let part = |part| parts.get(part).ok_or_else(missing);
         Ok(match target {

@@ -8,9 +8,14 @@ use crate::model::{Code, Content, DeliveryId, DeliveryKey, Envelope, Priority, S
 
 const LIMITS: Limits = Limits { fuel: 50_000, output: 64 * 1024 };
 const BASE: &str = "https://app.example.com";
+const NOW: Timestamp = Timestamp::from_millis(1_768_473_000_000);
+
+fn locale_defaults() -> LocaleDefaults {
+    LocaleDefaults { locale: "en".parse().expect("valid"), timezone: "UTC".parse().expect("valid") }
+}
 
 fn shipped() -> Templates {
-    Templates::load(Path::new("templates"), BASE, LIMITS).expect("the shipped templates are good")
+    Templates::load(Path::new("templates"), BASE, locale_defaults(), LIMITS).expect("the shipped templates are good")
 }
 
 fn delivery(channel: Channel, locale: Option<&str>, job: Json) -> Delivery {
@@ -67,7 +72,7 @@ fn folder(files: &[(&str, &str)]) -> TempDir {
 }
 
 fn load(files: &[(&str, &str)]) -> Templates {
-    Templates::load(folder(files).path(), BASE, LIMITS).unwrap_or_else(|problems| panic!("{problems:#?}"))
+    Templates::load(folder(files).path(), BASE, locale_defaults(), LIMITS).unwrap_or_else(|problems| panic!("{problems:#?}"))
 }
 
 #[track_caller]
@@ -77,7 +82,7 @@ fn check_problems(files: &[(&str, &str)], expected: &[&str]) {
 
 #[track_caller]
 fn check_problems_in(folder: &TempDir, expected: &[&str]) {
-    let problems = Templates::load(folder.path(), BASE, LIMITS).err().unwrap_or_default();
+    let problems = Templates::load(folder.path(), BASE, locale_defaults(), LIMITS).err().unwrap_or_default();
     assert_eq!(problems.iter().map(ToString::to_string).collect::<Vec<_>>(), expected);
 }
 
@@ -86,7 +91,7 @@ fn check_problems_in(folder: &TempDir, expected: &[&str]) {
 fn check_sms(source: &str, data: &Json, expected: Result<&str, &str>) {
     let mut templates = load(&[("t/sms.txt", "x"), ("t/sample.json", "{}")]);
     templates.engine.add("t/sms.txt", "t/sms.txt", source).expect("compiles");
-    let rendered = templates.render(&delivery(Channel::Sms, None, json!({"template": "t", "data": data})));
+    let rendered = templates.render(&delivery(Channel::Sms, None, json!({"template": "t", "data": data})), NOW);
     let rendered = rendered.map(|body| shown(&body)).map_err(|error| error.to_string());
     assert_eq!(rendered.as_deref().map_err(String::as_str), expected, "{source}");
 }
@@ -100,7 +105,7 @@ fn shipped_templates_are_as_they_were() {
         for channel in info.channels.iter() {
             for locale in [None, Some("sw")] {
                 let job = json!({"template": info.name, "data": info.sample});
-                let body = templates.render(&delivery(channel, locale, job)).expect("the sample renders");
+                let body = templates.render(&delivery(channel, locale, job), NOW).expect("the sample renders");
                 insta::assert_snapshot!(format!("{}.{channel}.{}", info.name, locale.unwrap_or("default")), shown(&body));
             }
         }
@@ -125,7 +130,7 @@ fn each_part_comes_in_the_nearest_language() {
         (Some("sw-KE"), Channel::Live, "hello"),
         (Some("sw-TZ"), Channel::Live, "mambo"),
     ] {
-        let body = templates.render(&delivery(channel, locale, json!({"template": "t"}))).expect("renders");
+        let body = templates.render(&delivery(channel, locale, json!({"template": "t"})), NOW).expect("renders");
         assert!(shown(&body).contains(expected), "{locale:?} {channel}: {}", shown(&body));
     }
 }
@@ -141,7 +146,7 @@ fn shared_pieces_speak_the_language_of_the_part_that_uses_them() {
         ("t/sample.json", "{}"),
     ]);
     for (locale, expected) in [(None, "hello one"), (Some("sw"), "hello one"), (Some("sw-TZ"), "habari moja habari")] {
-        let body = templates.render(&delivery(Channel::Sms, locale, json!({"template": "t"}))).expect("renders");
+        let body = templates.render(&delivery(Channel::Sms, locale, json!({"template": "t"})), NOW).expect("renders");
         assert_eq!(shown(&body), expected, "{locale:?}");
     }
 }
@@ -166,7 +171,7 @@ fn what_is_unknown_of_a_delivery_is_the_empty_text() {
         load(&[("t/push.json", r#"{"title": "t", "body": {{ "[" ~ user_id ~ timezone ~ locale ~ "]" }}}"#), ("t/sample.json", "{}")]);
     let mut delivery = delivery(Channel::Push, None, json!({"template": "t", "data": {"user_id": "someone else"}}));
     (delivery.user_id, delivery.timezone, delivery.address) = (None, None, Address::PushTopic("news".into()));
-    let Ok(Body::Push(push)) = templates.render(&delivery) else { panic!("renders") };
+    let Ok(Body::Push(push)) = templates.render(&delivery, NOW) else { panic!("renders") };
     assert_eq!((push.body.as_str(), push.target), ("[]", PushTarget::Topic("news".to_owned())));
 }
 
@@ -217,7 +222,8 @@ fn a_fault_in_a_shared_piece_is_told_where_it_is() {
         ("t/sample.json", "{}"),
     ]);
     for locale in [None, Some("sw")] {
-        let error = templates.render(&delivery(Channel::Sms, locale, json!({"template": "t", "data": {"name": {}}}))).expect_err("fails");
+        let error =
+            templates.render(&delivery(Channel::Sms, locale, json!({"template": "t", "data": {"name": {}}})), NOW).expect_err("fails");
         assert_eq!(error.to_string(), "_layouts/name.txt:2: `name.first` is not defined");
         assert_eq!(error.code(), Code::RENDER_FAILED);
     }
@@ -259,7 +265,7 @@ fn shown_all(templates: &Templates, name: &str, data: &Json) -> String {
     let job = json!({"template": name, "data": data});
     channels
         .iter()
-        .map(|channel| shown(&templates.render(&delivery(channel, None, job.clone())).expect("renders")))
+        .map(|channel| shown(&templates.render(&delivery(channel, None, job.clone()), NOW).expect("renders")))
         .collect::<Vec<_>>()
         .join("\n\n")
 }
@@ -269,14 +275,14 @@ fn a_subject_cannot_bring_headers() {
     let templates = shipped();
     let data = json!({"sender_name": "Asha\r\nBcc: all@example.com", "preview": "p", "conversation_id": 7});
     let error =
-        templates.render(&delivery(Channel::Email, Some("sw"), json!({"template": "new_message", "data": data}))).expect_err("fails");
+        templates.render(&delivery(Channel::Email, Some("sw"), json!({"template": "new_message", "data": data})), NOW).expect_err("fails");
     assert_eq!(error.to_string(), "new_message/sw/email.subject.txt: has a line break or another control character");
 }
 
 #[test]
 fn what_is_missing_is_told_with_what_was_meant() {
     let templates = shipped();
-    let render = |channel, job| templates.render(&delivery(channel, None, job)).expect_err("fails");
+    let render = |channel, job| templates.render(&delivery(channel, None, job), NOW).expect_err("fails");
     for (error, expected) in [
         (render(Channel::Sms, json!({"template": "new_mesage"})), "no template is named `new_mesage`; did you mean `new_message`?"),
         (
@@ -291,7 +297,7 @@ fn what_is_missing_is_told_with_what_was_meant() {
     }
     let mut delivery = delivery(Channel::Sms, None, json!({"template": "generic"}));
     delivery.address = Address::Inbox;
-    let error = templates.render(&delivery).expect_err("fails");
+    let error = templates.render(&delivery, NOW).expect_err("fails");
     assert_eq!((error.to_string().as_str(), error.code()), ("a delivery on sms has another channel's address", Code::RENDER_FAILED));
     assert_eq!(templates.channels(&"qqqqqqqqqq".parse().expect("valid")), None);
     assert_eq!(templates.nearest(&"generc".parse().expect("valid")), Some("generic"));
@@ -306,10 +312,10 @@ fn content_is_literal_on_every_channel() {
         "url": "/x?a=1&b=2",
         "severity": Severity::Warning,
     }});
-    let shown = Channel::ALL.map(|channel| shown(&templates.render(&delivery(channel, Some("sw"), job.clone())).expect("renders")));
+    let shown = Channel::ALL.map(|channel| shown(&templates.render(&delivery(channel, Some("sw"), job.clone()), NOW).expect("renders")));
     insta::assert_snapshot!("content", shown.join("\n\n"));
     let job = json!({"content": {"title": "t", "body": "b", "html": "<p>{{ mine }}</p>"}});
-    let Ok(Body::Email(email)) = templates.render(&delivery(Channel::Email, None, job)) else { panic!("renders") };
+    let Ok(Body::Email(email)) = templates.render(&delivery(Channel::Email, None, job), NOW) else { panic!("renders") };
     assert_eq!((email.html.as_deref(), email.text.as_deref()), (Some("<p>{{ mine }}</p>"), Some("b")));
 }
 
@@ -324,7 +330,7 @@ fn content_has_the_same_limits() {
         (Content { body: "b".repeat(1601), ..good.clone() }, "content.body: is longer than 1600 characters"),
         (Content { url: Some("javascript:x".into()), ..good }, "content.url: a link must be https, http, mailto or tel"),
     ] {
-        let error = templates.render(&delivery(Channel::Sms, None, json!({"content": content}))).expect_err("fails");
+        let error = templates.render(&delivery(Channel::Sms, None, json!({"content": content})), NOW).expect_err("fails");
         assert_eq!((error.to_string().as_str(), error.code()), (expected, Code::RENDER_FAILED));
     }
 }
@@ -483,7 +489,7 @@ fn what_is_no_folder_or_no_text_is_told() {
     fs::write(folder.path().join("t/sms.txt"), [0xff]).expect("a file");
     fs::write(folder.path().join("t/push.json"), vec![b' '; 1024 * 1024 + 1]).expect("a file");
     let problems = |path: &Path, base| {
-        let problems = Templates::load(path, base, LIMITS).err().unwrap_or_default();
+        let problems = Templates::load(path, base, locale_defaults(), LIMITS).err().unwrap_or_default();
         problems.iter().map(|problem| problem.to_string().replace(&folder.path().display().to_string(), "…")).collect::<Vec<_>>()
     };
     assert_eq!(
