@@ -20,7 +20,7 @@ use crate::{
         Skipped, TemplateName, Timestamp, UserId,
     },
     store::{Accepted, Conflicts, Expansion, NewDeliveries, NewDelivery, NewJob, Placement, Plan, Step, Store, StoreError},
-    template::Templates,
+    template::Shelf,
 };
 
 /// Deliveries written in accept's own commit, and in each step of a larger job.
@@ -60,7 +60,7 @@ pub struct Acceptor(Arc<Inner>);
 
 struct Inner {
     store: Store,
-    templates: Arc<Templates>,
+    templates: Arc<Shelf>,
     lanes: PerChannel<Arc<Lane>>,
     channels: ChannelsConfig,
     lease: std::time::Duration,
@@ -73,7 +73,7 @@ struct Inner {
 impl Acceptor {
     pub fn new(
         store: Store,
-        templates: Arc<Templates>,
+        templates: Arc<Shelf>,
         lanes: PerChannel<Arc<Lane>>,
         channels: ChannelsConfig,
         lease: std::time::Duration,
@@ -202,13 +202,14 @@ impl Inner {
 
     /// What only the loaded templates can tell.
     fn check(&self, jobs: &[Decoded]) -> Result<(), NotAccepted> {
+        let templates = self.templates.current();
         let mut problems = Vec::new();
         for (place, decoded) in jobs.iter().enumerate() {
             if let Some(name) = &decoded.job.template
-                && self.templates.channels(name).is_none()
+                && templates.channels(name).is_none()
             {
                 let path = if jobs.len() == 1 { "$.template".to_owned() } else { format!("$[{place}].template") };
-                let hint = match self.templates.nearest(name) {
+                let hint = match templates.nearest(name) {
                     Some(nearest) => format!("did you mean `{nearest}`?"),
                     None => "see `tarishi template list`".to_owned(),
                 };
@@ -258,8 +259,9 @@ impl Inner {
 
     fn prepare(&self, decoded: Decoded, now: Timestamp) -> (NewJob, Prepared) {
         let Decoded { job, id, body_hash, traceparent } = decoded;
+        let templates = self.templates.current();
         let available = match &job.template {
-            Some(name) => self.templates.channels(name).unwrap_or_default(),
+            Some(name) => templates.channels(name).unwrap_or_default(),
             None => Channel::ALL.into_iter().collect(),
         };
         let priority = job.priority.unwrap_or(Priority::Normal);
@@ -300,7 +302,7 @@ impl Inner {
             }))
         } else {
             prepared.reservations = self.reserve(priority, &planned, due_at, now);
-            let list = envelope.template.as_ref().and_then(|name| self.templates.unsubscribe_list(name));
+            let list = envelope.template.as_ref().and_then(|name| templates.unsubscribe_list(name));
             NewDeliveries::Rows(place(expanded.deliveries, priority, due_at, list.as_ref(), &expires_at, &prepared.reservations))
         };
         let key = DeliveryId::job_key(&envelope.id);
@@ -371,7 +373,7 @@ impl Inner {
             }
             let reservations = self.reserve(plan.priority, &planned, plan.due_at, now);
             let mut prepared = Prepared { priority: plan.priority, reservations };
-            let list = expansion.envelope.template.as_ref().and_then(|name| self.templates.unsubscribe_list(name));
+            let list = expansion.envelope.template.as_ref().and_then(|name| self.templates.current().unsubscribe_list(name));
             let rows = place(step.to_vec(), plan.priority, plan.due_at, list.as_ref(), &expires_at, &prepared.reservations);
             let from = u32::try_from(made).unwrap_or(u32::MAX);
             let lease = self.store.lease_until(now.saturating_add(self.lease));

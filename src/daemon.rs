@@ -4,6 +4,7 @@ mod authentication;
 mod background;
 mod listeners;
 mod providers;
+mod reload;
 mod sockets;
 
 use std::{
@@ -40,10 +41,10 @@ use crate::{
     feed::EventFeed,
     intake::{amqp::AmqpIntake, http::HttpIntake},
     lane::{Carried, Carrier, Lane},
-    model::{Channel, PerChannel, Problem},
+    model::{Channel, PerChannel, Problem, Timestamp},
     socket::{self, Authenticator, Bus, Endpoint, ListenerCounters, ListenerSettings, Tls},
     store::{EventSettings, Store, StoreSettings, SuppressionExpiry},
-    template::{Limits, LocaleDefaults, Templates},
+    template::{Limits, LocaleDefaults, Shelf, Templates},
     webhook::{self, WebhookSettings, WebhookState},
 };
 
@@ -139,7 +140,7 @@ pub async fn run(
     on_ready: impl FnOnce(Ready) + Send,
 ) -> anyhow::Result<()> {
     let started = Instant::now();
-    let templates = Arc::new(load_templates(&config)?);
+    let templates = Arc::new(Shelf::new(load_templates(&config)?, Timestamp::now()));
     let tls = load_tls(&config)?.map(Arc::new);
     let (public, admin, ready) = listeners::bind(&config).await?;
     let settings = store_settings(&config);
@@ -158,7 +159,7 @@ pub async fn run(
     daemon.warn();
     daemon.resolve_interrupted().await?;
     Box::pin(daemon.authenticator.verifier().load_keys()).await;
-    daemon.tracker.spawn(background::reload(reload, tls.clone(), daemon.stop.clone()));
+    let _watcher = daemon.heed_changes(reload, tls.clone());
     daemon.start(public, admin, tls);
     daemon.readiness.serve();
     emit(&Event::DaemonReady);
@@ -189,7 +190,7 @@ struct Daemon {
     /// Where there is a broker that wants events.
     feed: Option<Arc<EventFeed>>,
     outbox: Arc<Outbox>,
-    templates: Arc<Templates>,
+    templates: Arc<Shelf>,
     links: Arc<UnsubscribeLinks>,
     sockets: Sockets,
     /// Where there is a chat.
@@ -211,7 +212,7 @@ impl Daemon {
     fn build(
         config: Config,
         options: Options,
-        templates: Arc<Templates>,
+        templates: Arc<Shelf>,
         store: Store,
         authenticator: Arc<Authenticator>,
         addresses: Ready,
@@ -267,6 +268,16 @@ impl Daemon {
         Channel::ALL.into_iter().filter(captures).collect()
     }
 
+    /// Reads again what may change: when somebody asks, and in development when the templates' files change, until what is returned is
+    /// dropped.
+    fn heed_changes(&self, asked: Arc<Notify>, tls: Option<Arc<Tls>>) -> Option<impl Drop + use<>> {
+        let changed = Arc::new(Notify::new());
+        let watcher = matches!(self.options.mode, Mode::Dev).then(|| reload::watch(&self.config.templates.path, changed.clone())).flatten();
+        let config = Arc::new(self.config.clone());
+        self.tracker.spawn(reload::reload(asked, changed, config, tls, self.templates.clone(), self.stop.clone()));
+        watcher
+    }
+
     /// What an operator should know before relying on this process.
     fn warn(&self) {
         if self.options.mode == Mode::Run {
@@ -274,7 +285,7 @@ impl Daemon {
                 emit(&Event::ChannelCaptures { channel });
             }
         }
-        if !self.links.is_on() && self.templates.list().any(|template| self.templates.unsubscribe_list(template.name).is_some()) {
+        if !self.links.is_on() && self.templates.current().list().any(|template| template.unsubscribe.is_some()) {
             emit(&Event::NoUnsubscribeLinks);
         }
         if self.config.auth.jwt.keys.is_empty() {

@@ -6,13 +6,14 @@
 mod chat;
 mod delivery;
 mod store;
+mod templates;
 
 use metrics::counter;
 use tracing::{error, info, warn};
 
 pub use self::delivery::count_failed;
-use self::{chat::emit_chat, delivery::emit_delivery, store::emit_store};
-use crate::model::{Channel, Code, Delivery, DeliveryId, JobId, Outcome, Status, SuppressionReason, Timestamp};
+use self::{chat::emit_chat, delivery::emit_delivery, store::emit_store, templates::emit_templates};
+use crate::model::{Channel, Code, Delivery, DeliveryId, JobId, Outcome, Problem, Status, SuppressionReason, Timestamp};
 
 /// Something that happened.
 #[derive(Debug)]
@@ -36,12 +37,23 @@ pub enum Event<'a> {
     DaemonStopped {
         reason: &'a str,
     },
-    HangupIgnored,
     /// SIGHUP: connections from now on get what is in the files.
     CertificateReloaded,
     /// SIGHUP: the old one stays in use.
     CertificateRefused {
         reason: &'a str,
+    },
+    /// Deliveries from now on are rendered with what is in the files.
+    TemplatesReloaded {
+        templates: usize,
+    },
+    /// The files have changed and cannot be used; what was loaded before stays in use.
+    TemplatesRefused {
+        problems: &'a [Problem],
+    },
+    /// Changes of the files will not be noticed.
+    TemplatesNotWatched {
+        error: &'a str,
     },
     /// A limit of a listener was hit; how often since the last time.
     ConnectionsRefused {
@@ -302,7 +314,6 @@ pub fn emit(event: &Event<'_>) {
         | Event::DaemonDraining { .. }
         | Event::DaemonDrained { .. }
         | Event::DaemonStopped { .. }
-        | Event::HangupIgnored
         | Event::CertificateReloaded
         | Event::CertificateRefused { .. }
         | Event::ConnectionsRefused { .. }
@@ -335,6 +346,7 @@ pub fn emit(event: &Event<'_>) {
         | Event::CallbackRefused { .. }
         | Event::AddressSuppressed { .. }
         | Event::SuppressionChanged { .. } => emit_callback(event),
+        Event::TemplatesReloaded { .. } | Event::TemplatesRefused { .. } | Event::TemplatesNotWatched { .. } => emit_templates(event),
         Event::StoreUnwritable { .. } | Event::StoreWritable | Event::StoreFailed { .. } | Event::StorePurged { .. } => emit_store(event),
         _ => emit_delivery(event),
     }
@@ -347,7 +359,6 @@ fn emit_daemon(event: &Event<'_>) {
         Event::DaemonDraining { deadline_seconds } => info!(deadline_seconds, "daemon draining: finishing what is under way"),
         Event::DaemonDrained { interrupted, given_back } => info!(interrupted, given_back, "daemon drained"),
         Event::DaemonStopped { reason } => warn!(reason, "daemon stopped early"),
-        Event::HangupIgnored => info!("SIGHUP ignored: restart to read the configuration and templates again"),
         Event::CertificateReloaded => {
             counter!("tarishi_certificate_reloads_total", "result" => "reloaded").increment(1);
             info!("certificate reloaded: new connections get it");

@@ -22,6 +22,7 @@ use crate::{
     model::{Channel, DeliveryKey, JobId, Problem, Status, TemplateName, Timestamp, UserId},
     socket::{BusStatus, sign_development_token},
     store::{Audit, Cancelled, DeliveryFilter, DeliveryView, JobView, PAGE_LIMIT},
+    template::ShelfStatus,
 };
 
 /// Deliveries on a page when nothing else is asked for.
@@ -47,6 +48,7 @@ pub(super) struct StatusAnswer {
     events: Option<EventsAnswer>,
     /// The way to the other daemons; `null` for one alone.
     bus: Option<BusStatus>,
+    templates: ShelfStatus,
     lanes: Vec<LaneAnswer>,
 }
 
@@ -111,6 +113,7 @@ pub(super) async fn status(State(state): State<Arc<AdminState>>) -> Json<StatusA
             dropped: state.store.events_dropped(),
         }),
         bus: state.bus.status(),
+        templates: state.templates.status(),
         lanes,
     })
 }
@@ -170,8 +173,10 @@ pub(super) async fn deliveries(
 }
 
 pub(super) async fn templates(State(state): State<Arc<AdminState>>) -> Json<Value> {
+    let status = state.templates.status();
     let templates: Vec<Value> = state
         .templates
+        .current()
         .list()
         .map(|template| {
             let channels: Vec<Channel> = template.channels.iter().collect();
@@ -184,7 +189,7 @@ pub(super) async fn templates(State(state): State<Arc<AdminState>>) -> Json<Valu
             })
         })
         .collect();
-    Json(json!({ "templates": templates }))
+    Json(json!({ "templates": templates, "loaded_at": status.loaded_at, "refused": status.refused }))
 }
 
 /// A token for trying the live socket; outside development there is none.

@@ -44,14 +44,14 @@ use crate::{
     model::{Channel, PerChannel},
     socket::{Authenticator, Bus, ListenerCounters, SessionCounters},
     store::{Store, StoreError},
-    template::Templates,
+    template::Shelf,
 };
 
 /// What the admin listener shows and does.
 pub struct AdminState {
     pub store: Store,
     pub lanes: PerChannel<Arc<Lane>>,
-    pub templates: Arc<Templates>,
+    pub templates: Arc<Shelf>,
     pub outbox: Arc<Outbox>,
     /// Where there is a broker.
     pub amqp: Option<AmqpIntake>,

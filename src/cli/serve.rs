@@ -33,7 +33,8 @@ Examples:
 
 Signals:
   SIGTERM, SIGINT  take nothing more, finish what is under way, stop; again: stop at once
-  SIGHUP           read the certificate of public.tls again; nothing else
+  SIGHUP           read the templates and the certificate of public.tls again, not the configuration; what is broken
+                   leaves the old ones in use
 
 Nothing accepted is lost either way: what was not finished goes on after the next start.
 

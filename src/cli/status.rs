@@ -47,7 +47,26 @@ struct StatusView {
     broker: Option<LinkView>,
     events: Option<EventsView>,
     bus: Option<BusView>,
+    templates: TemplatesView,
     lanes: Vec<LaneView>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct TemplatesView {
+    refused: Option<RefusedView>,
+}
+
+#[derive(Debug, Deserialize)]
+struct RefusedView {
+    since: Timestamp,
+    problems: Vec<ProblemView>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ProblemView {
+    path: String,
+    problem: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -114,6 +133,12 @@ fn told(status: &StatusView, now: Timestamp, paint: Paint) -> String {
     if !status.captures.is_empty() {
         let captured = output::safe(&status.captures.join(", "));
         lines.push(format!("{} {captured}: captured by the outbox, nothing reaches anybody", paint.yellow("note:")));
+    }
+    if let Some(refused) = &status.templates.refused {
+        let since = output::rough(now.since(refused.since));
+        lines.push(format!("{} refused {since} ago, the ones loaded before go on:", paint.red("templates:")));
+        let problem = |found: &ProblemView| format!("  {}: {}", output::safe(&found.path), output::safe(&found.problem));
+        lines.extend(refused.problems.iter().map(problem));
     }
     lines.extend(status.broker.as_ref().map(|broker| format!("broker: {}", link(broker, now, paint))));
     lines.extend(status.events.as_ref().map(|events| {

@@ -6,13 +6,13 @@ use std::{
 };
 
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     event::{Event, emit},
     model::{DeliveryKey, Timestamp},
-    socket::{Authenticator, Bus, Control, Ending, Identity, ListenerCounters, Tls},
+    socket::{Authenticator, Bus, Control, Ending, Identity, ListenerCounters},
     store::{Purged, Store},
 };
 
@@ -70,25 +70,6 @@ pub(super) async fn keep_house(metrics: PrometheusHandle, store: Store, stop: Ca
         if folded_at.elapsed() >= UPKEEP_INTERVAL {
             metrics.run_upkeep();
             folded_at = Instant::now();
-        }
-    }
-}
-
-/// Reads again what is read again without a restart, each time somebody asks.
-pub(super) async fn reload(asked: Arc<Notify>, tls: Option<Arc<Tls>>, stop: CancellationToken) {
-    loop {
-        tokio::select! {
-            () = asked.notified() => {}
-            () = stop.cancelled() => return,
-        }
-        let Some(tls) = tls.clone() else {
-            emit(&Event::HangupIgnored);
-            continue;
-        };
-        match tokio::task::spawn_blocking(move || tls.reload()).await {
-            Ok(Ok(())) => emit(&Event::CertificateReloaded),
-            Ok(Err(problem)) => emit(&Event::CertificateRefused { reason: &problem.to_string() }),
-            Err(failed) => emit(&Event::CertificateRefused { reason: &failed.to_string() }),
         }
     }
 }

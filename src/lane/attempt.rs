@@ -10,7 +10,7 @@ use crate::{
     model::{Body, Channel, Code, Delivery, Message, Outcome, PermanentKind, Status, Timestamp, Verdict, cut},
     retry::{self, Attempted},
     store::{Begin, Gate, Interrupted, Record, Recorded, StoreError},
-    template::RenderError,
+    template::{RenderError, Templates},
 };
 
 /// Bytes of an outcome's detail that are kept.
@@ -192,19 +192,20 @@ impl Lane {
             channel: self.channel,
             attempts: delivery.attempts,
             provider: self.provider_name(provider),
-            list: self.list_of(delivery),
+            list: self.list_of(&self.templates.current(), delivery),
         }
     }
 
     /// The kind of mail this is, where people may refuse it.
-    fn list_of(&self, delivery: &Delivery) -> Option<Arc<str>> {
-        if self.channel == Channel::Email { self.templates.unsubscribe_list(delivery.job.template.as_ref()?) } else { None }
+    fn list_of(&self, templates: &Templates, delivery: &Delivery) -> Option<Arc<str>> {
+        if self.channel == Channel::Email { templates.unsubscribe_list(delivery.job.template.as_ref()?) } else { None }
     }
 
     /// What the provider is handed.
     fn message(&self, delivery: &Delivery) -> Result<Message, RenderError> {
-        let mut body = self.templates.render(delivery, Timestamp::now())?;
-        if let (Body::Email(mail), Some(list)) = (&mut body, self.list_of(delivery)) {
+        let templates = self.templates.current();
+        let mut body = templates.render(delivery, Timestamp::now())?;
+        if let (Body::Email(mail), Some(list)) = (&mut body, self.list_of(&templates, delivery)) {
             mail.unsubscribe_url = self.links.link(&mail.to, &list);
         }
         Ok(message(delivery, body))

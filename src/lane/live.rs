@@ -70,10 +70,10 @@ impl Lane {
     /// What cannot be rendered is an attempt that failed, like on any other channel.
     fn render_live(self: &Arc<Self>, batch: Vec<Ready>) -> Option<Rendered> {
         let (mut deliveries, mut notifications, mut items) = (Vec::new(), Vec::new(), Vec::new());
-        let now = Timestamp::now();
+        let (templates, now) = (self.templates.current(), Timestamp::now());
         for ready in batch {
             let delivery = &ready.delivery;
-            match self.templates.render(delivery, now) {
+            match templates.render(delivery, now) {
                 Ok(Body::Live(notification)) => {
                     let Some(stream) = stream_of(delivery) else { continue };
                     items.push(LiveItem {

@@ -36,7 +36,7 @@ use crate::{
     event::{Event, emit},
     model::{Channel, Code, Delivery, Priority, Status, Timestamp},
     store::{Lease, Store, StoreError},
-    template::Templates,
+    template::Shelf,
 };
 
 /// Deliveries claimed from the store in one go, per priority.
@@ -55,7 +55,7 @@ pub struct Lane {
     lease: Duration,
     carrier: Carrier,
     store: Store,
-    templates: Arc<Templates>,
+    templates: Arc<Shelf>,
     links: Arc<UnsubscribeLinks>,
     pace: Option<DefaultDirectRateLimiter>,
     state: Mutex<State>,
@@ -101,7 +101,7 @@ impl Lane {
         lease: Duration,
         carrier: Carrier,
         store: Store,
-        templates: Arc<Templates>,
+        templates: Arc<Shelf>,
         links: Arc<UnsubscribeLinks>,
     ) -> Arc<Self> {
         let pace = config.rate.and_then(NonZeroU32::new).map(|rate| RateLimiter::direct(Quota::per_second(rate)));

@@ -24,6 +24,7 @@ mod output;
 mod part;
 mod scan;
 mod settings;
+mod shelf;
 #[cfg(test)]
 mod tests;
 
@@ -42,6 +43,7 @@ use self::{
 pub use self::{
     error::{Fault, RenderError},
     locale::LocaleDefaults,
+    shelf::{Refused, Shelf, ShelfStatus},
 };
 use crate::model::{
     Address, Body, Channel, ChannelSet, Delivery, Email, EmailAddress, ListName, Locale, PhoneNumber, Problem, PushTarget, Sms,

@@ -30,7 +30,7 @@ use crate::{
     lane::Pace,
     model::{Channel, Timestamp, mask},
     store::{Applied, Callback, Store, SuppressedAddress},
-    template::Templates,
+    template::Shelf,
 };
 
 /// Bytes of all bodies that are being read at once, for each route by itself: anybody may send some, what they are worth shows at their
@@ -44,7 +44,7 @@ const REFUSAL_LINE_EVERY: Duration = Duration::from_secs(10);
 /// What the webhooks work with.
 pub struct WebhookState {
     store: Store,
-    templates: Arc<Templates>,
+    templates: Arc<Shelf>,
     links: Arc<UnsubscribeLinks>,
     /// Absent: their callbacks are refused.
     sendgrid: Option<sendgrid::Verifier>,
@@ -69,7 +69,7 @@ pub struct WebhookSettings {
 }
 
 impl WebhookState {
-    pub fn new(store: Store, templates: Arc<Templates>, links: Arc<UnsubscribeLinks>, settings: WebhookSettings) -> Self {
+    pub fn new(store: Store, templates: Arc<Shelf>, links: Arc<UnsubscribeLinks>, settings: WebhookSettings) -> Self {
         let sendgrid = settings.sendgrid_public_key.and_then(|key| {
             let verifier = sendgrid::Verifier::new(&key);
             if verifier.is_none() {

@@ -208,7 +208,7 @@ async fn name_lists(state: &WebhookState, callbacks: &mut [Callback], about_grou
         let callback = &mut callbacks[*place];
         let (Report::Unsubscribed { list } | Report::Resubscribed { list }) = &mut callback.report else { continue };
         let template = callback.delivery.and_then(|id| templates.get(&id)).and_then(|name| name.parse::<TemplateName>().ok());
-        *list = template.and_then(|name| state.templates.unsubscribe_list(&name)).and_then(|name| name.parse::<ListName>().ok());
+        *list = template.and_then(|name| state.templates.current().unsubscribe_list(&name)).and_then(|name| name.parse::<ListName>().ok());
     }
     Ok(())
 }

@@ -169,9 +169,9 @@ fn pem(der: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn without_tls_a_hang_up_changes_nothing() {
+async fn without_tls_a_hang_up_leaves_the_listener_alone() {
     let mut setup = Setup::new();
     let daemon = setup.start().await;
-    hang_up(&daemon, "SIGHUP ignored: restart to read the configuration and templates again", 1).await;
+    hang_up(&daemon, "templates reloaded", 1).await;
     assert_eq!(status(&mut connect(daemon.public, "127.0.0.1").await.unwrap(), "").await, Some(404));
 }
