@@ -21,7 +21,6 @@ mod log;
 mod log_writer;
 mod mock;
 mod output;
-mod preview;
 mod probe;
 mod progress;
 mod recipient;
@@ -36,6 +35,7 @@ mod server;
 mod settings;
 mod status;
 mod suppressions;
+mod template;
 mod token;
 mod wait;
 
@@ -111,7 +111,7 @@ enum Command {
     /// Check the configuration and the templates, and print the configuration in effect
     Check(check::CheckArgs),
     /// List templates, or see what one says
-    Template(preview::TemplateArgs),
+    Template(template::TemplateArgs),
     /// Print the JSON Schema of jobs or of the configuration
     Schema(schema::SchemaArgs),
     /// Make a token that opens a user's sockets, for development
@@ -160,7 +160,7 @@ impl Cli {
             Command::Status(args) => one_shot(status::run(&args, &global)),
             Command::Audit(args) => one_shot(audit::run(&args, &global)),
             Command::Check(args) => check::run(&args, &global),
-            Command::Template(args) => preview::run(&args, &global),
+            Command::Template(args) => template::run(&args, &global),
             Command::Schema(args) => schema::run(&args),
             Command::Token(args) => token::run(&args, &global),
             Command::Completions(args) => schema::completions(&args),

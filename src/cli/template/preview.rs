@@ -1,17 +1,16 @@
-//! `tarishi template`: which templates there are, and what one says.
+//! `tarishi template preview`: what one template says.
 
 use std::{path::PathBuf, sync::Arc};
 
-use clap::{Args, Subcommand};
+use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::{
-    failure::{Exit, Failure},
-    job,
-    output::{self, Paint},
-    settings::{self, GlobalArgs},
-};
 use crate::{
+    cli::{
+        failure::{Exit, Failure},
+        job,
+        output::{self, Paint},
+    },
     model::{
         Address, Body, Channel, Delivery, DeliveryId, DeliveryKey, Envelope, Locale, Priority, TemplateName, TimeZone, Timestamp, UserId,
     },
@@ -19,16 +18,6 @@ use crate::{
 };
 
 const AFTER_HELP: &str = "\
-Examples:
-  tarishi template list
-  tarishi template preview new_message --locale sw";
-const LIST_AFTER_HELP: &str = "\
-Examples:
-  tarishi template list
-  tarishi template list --json | jq -r '.[].name'
-
-Exit codes: 0 done, 3 problems in the configuration or the templates.";
-const PREVIEW_AFTER_HELP: &str = "\
 Examples:
   tarishi template preview new_message
   tarishi template preview new_message --channel email --locale sw
@@ -41,27 +30,7 @@ Exit codes: 0 done, 1 it cannot be rendered, 3 problems in the configuration or 
 
 #[derive(Args, Clone, Debug)]
 #[command(after_help = AFTER_HELP)]
-pub struct TemplateArgs {
-    #[command(subcommand)]
-    command: TemplateCommand,
-}
-
-#[derive(Subcommand, Clone, Debug)]
-enum TemplateCommand {
-    /// List the templates, with their channels and languages
-    #[command(after_help = LIST_AFTER_HELP)]
-    List {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Show what a template says, part by part
-    #[command(after_help = PREVIEW_AFTER_HELP)]
-    Preview(PreviewArgs),
-}
-
-#[derive(Args, Clone, Debug)]
-struct PreviewArgs {
+pub(super) struct PreviewArgs {
     /// The template
     name: TemplateName,
     /// Only these channels (repeatable, or with commas)
@@ -78,31 +47,7 @@ struct PreviewArgs {
     json: bool,
 }
 
-pub fn run(args: &TemplateArgs, global: &GlobalArgs) -> Result<(), Failure> {
-    let templates = settings::load_templates(&settings::load_without_secrets(global)?)?;
-    match &args.command {
-        TemplateCommand::List { json } => list(&templates, *json),
-        TemplateCommand::Preview(args) => preview(&templates, args),
-    }
-}
-
-fn list(templates: &Templates, json: bool) -> Result<(), Failure> {
-    if json {
-        let list = templates.list().map(|info| {
-            let channels: Vec<Channel> = info.channels.iter().collect();
-            json!({ "name": info.name, "channels": channels, "unsubscribe": info.unsubscribe, "locales": info.locales, "sample": info.sample })
-        });
-        return output::print_json(&list.collect::<Vec<_>>());
-    }
-    let rows = templates.list().map(|info| {
-        let channels: Vec<&str> = info.channels.iter().map(Channel::as_str).collect();
-        let locales = if info.locales.is_empty() { "default only".to_owned() } else { format!("default, {}", info.locales.join(", ")) };
-        vec![info.name.to_string(), channels.join(", "), locales, info.unsubscribe.unwrap_or("-").to_owned()]
-    });
-    output::print(&output::table(&["template", "channels", "languages", "unsubscribe"], rows))
-}
-
-fn preview(templates: &Templates, args: &PreviewArgs) -> Result<(), Failure> {
+pub(super) fn run(args: &PreviewArgs, templates: &Templates) -> Result<(), Failure> {
     let Some(info) = templates.list().find(|info| *info.name == args.name) else {
         let hint = match templates.nearest(&args.name) {
             Some(nearest) => format!("did you mean `{nearest}`?"),
@@ -214,7 +159,7 @@ mod tests {
     #[test]
     fn every_template_of_ours_previews() {
         let config = crate::config::load(&crate::config::Sources::default()).unwrap();
-        let templates = settings::load_templates(&config).unwrap();
+        let templates = crate::cli::settings::load_templates(&config).unwrap();
         for info in templates.list() {
             for channel in info.channels.iter() {
                 let locale = Some("sw-TZ".parse().unwrap());

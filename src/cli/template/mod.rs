@@ -1,0 +1,43 @@
+//! `tarishi template`: which templates there are, what is wrong with them, and what one says.
+
+mod list;
+mod preview;
+
+use clap::{Args, Subcommand};
+
+use super::{
+    failure::Failure,
+    settings::{self, GlobalArgs},
+};
+use crate::template::Templates;
+
+const AFTER_HELP: &str = "\
+Examples:
+  tarishi template list
+  tarishi template preview new_message --locale sw";
+
+#[derive(Args, Clone, Debug)]
+#[command(after_help = AFTER_HELP)]
+pub struct TemplateArgs {
+    #[command(subcommand)]
+    command: TemplateCommand,
+}
+
+#[derive(Subcommand, Clone, Debug)]
+enum TemplateCommand {
+    /// List the templates, with their channels and languages
+    List(list::ListArgs),
+    /// Show what a template says, part by part
+    Preview(preview::PreviewArgs),
+}
+
+pub fn run(args: &TemplateArgs, global: &GlobalArgs) -> Result<(), Failure> {
+    match &args.command {
+        TemplateCommand::List(args) => list::run(args, &templates(global)?),
+        TemplateCommand::Preview(args) => preview::run(args, &templates(global)?),
+    }
+}
+
+fn templates(global: &GlobalArgs) -> Result<Templates, Failure> {
+    settings::load_templates(&settings::load_without_secrets(global)?)
+}
