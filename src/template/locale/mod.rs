@@ -187,11 +187,12 @@ impl<'a> Call<'a> {
     }
 
     fn unusable(&self, needed: &str, hint: &str) -> FormatError {
-        let problem = match (self.given.is_undefined(), self.given.is_none()) {
-            (true, _) => format!("`{}` was given a name that is not defined", self.filter),
-            (_, true) => format!("`{}` was given null", self.filter),
-            _ => format!("`{}` was given something that is not {needed}", self.filter),
-        };
+        if self.given.is_undefined() {
+            let hint = "bring it in the data (and in sample.json), or guard it with {% if name is defined %}";
+            return FormatError::new(format!("`{}` was given a name that is not defined", self.filter), hint);
+        }
+        let given = if self.given.is_none() { "null".to_owned() } else { format!("something that is not {needed}") };
+        let problem = format!("`{}` was given {given}", self.filter);
         FormatError::new(problem, hint)
     }
 

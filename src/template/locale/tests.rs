@@ -184,8 +184,11 @@ fn what_cannot_be_written_is_told_without_it() {
     {
         assert!(rendered("t/sms.txt", &format!("{{{{ {bad} | number }}}}"), None).is_err(), "{bad}");
     }
-    let undefined = rendered("t/sms.txt", "{{ missing | date }}", None).expect_err("fails");
-    assert!(undefined.contains("not defined"), "{undefined}");
+    fails(
+        "missing | date",
+        "`date` was given a name that is not defined in `{{ missing | date }}` \
+         (hint: bring it in the data (and in sample.json), or guard it with {% if name is defined %})",
+    );
 }
 
 #[test]
