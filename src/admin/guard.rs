@@ -109,16 +109,33 @@ pub async fn guard(State(guard): State<Arc<Guard>>, mut request: Request, next: 
 
 /// What a request needs; nothing for the page itself and for health.
 fn needed_scope(method: &Method, path: &str) -> Option<Scope> {
-    if matches!(path, "/" | "/console.css" | "/console.js" | "/livez" | "/readyz" | "/favicon.ico") {
+    if matches!(
+        path,
+        "/" | "/templates"
+            | "/console.css"
+            | "/templates.css"
+            | "/page.js"
+            | "/console.js"
+            | "/templates.js"
+            | "/livez"
+            | "/readyz"
+            | "/favicon.ico"
+    ) {
         return None;
     }
     let writes_contact = path.starts_with("/v1/users/") && matches!(*method, Method::PUT | Method::PATCH);
     Some(match *method {
         Method::GET | Method::HEAD => Scope::Read,
+        Method::POST if is_preview(path) => Scope::Read,
         Method::POST if matches!(path, "/v1/jobs" | "/v1/conversations") => Scope::Enqueue,
         _ if writes_contact => Scope::Enqueue,
         _ => Scope::Operate,
     })
+}
+
+/// Rendering for whoever asks changes nothing.
+fn is_preview(path: &str) -> bool {
+    path.strip_prefix("/v1/templates/").is_some_and(|rest| rest.ends_with("/preview"))
 }
 
 fn without_port(host: &str) -> &str {
@@ -199,7 +216,7 @@ mod tests {
 
     #[test]
     fn keys_are_asked_for_once_there_are_any() {
-        let guard = guard(&[("k1", &[Scope::Enqueue]), ("k2", &[Scope::Read, Scope::Operate])]);
+        let guard = guard(&[("k1", &[Scope::Enqueue]), ("k2", &[Scope::Read, Scope::Operate]), ("reader", &[Scope::Read])]);
         let json = "host: localhost | content-type: application/json";
         check(&guard, "GET /livez | host: localhost", Ok("loopback"));
         check(&guard, "GET /v1/status | host: localhost", Err("key_missing"));
@@ -220,5 +237,9 @@ mod tests {
         check(&guard, &format!("POST /v1/suppressions | {json} | authorization: Bearer k1"), Err("scope_missing"));
         check(&guard, &format!("POST /v1/suppressions | {json} | authorization: Bearer k2"), Ok("name of k2"));
         check(&guard, "DELETE /v1/suppressions | host: localhost | authorization: Bearer k1", Err("scope_missing"));
+        check(&guard, &format!("POST /v1/templates/generic/preview | {json} | authorization: Bearer reader"), Ok("name of reader"));
+        check(&guard, &format!("POST /v1/templates/generic/preview | {json} | authorization: Bearer k1"), Err("scope_missing"));
+        check(&guard, &format!("POST /v1/templates/generic | {json} | authorization: Bearer reader"), Err("scope_missing"));
+        check(&guard, "GET /templates | host: localhost", Ok("loopback"));
     }
 }

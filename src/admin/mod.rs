@@ -10,6 +10,7 @@ mod outbox;
 mod query;
 mod revocations;
 mod suppressions;
+mod templates;
 
 use std::{
     sync::{
@@ -25,7 +26,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     middleware,
     response::Response,
-    routing::{delete, get},
+    routing::{delete, get, post},
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::SecretString;
@@ -137,6 +138,7 @@ pub fn router(state: Arc<AdminState>, intake: HttpIntake, rules: Guard) -> Route
         .route("/v1/jobs/{id}", get(api::job).delete(api::cancel_job))
         .route("/v1/deliveries", get(api::deliveries))
         .route("/v1/templates", get(api::templates))
+        .route("/v1/templates/{name}/preview", post(templates::preview).layer(DefaultBodyLimit::max(templates::BODY_LIMIT)))
         .route("/v1/users/{id}", get(contacts::get).put(contacts::put).patch(contacts::patch).delete(contacts::delete))
         .route("/v1/suppressions", suppressions.layer(DefaultBodyLimit::max(suppressions::BODY_LIMIT)))
         .route("/v1/revocations", revocations.layer(DefaultBodyLimit::max(revocations::BODY_LIMIT)))

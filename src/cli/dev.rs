@@ -53,7 +53,7 @@ Examples:
   tarishi dev --samples --mock                  over SendGrid, Twilio and FCM as played by `tarishi mock`
   tarishi dev --log-format pretty --log-level debug
 
-It runs the daemon of `tarishi run` with the same configuration, plus: tokens signed with var/dev-jwt.secret (made once), short secrets allowed, the chat on with a key of its own (dev-chat.keys beside the store, made once) unless one is configured, and the console allowed to connect to the sockets. Emails, SMS and pushes are captured by the outbox unless the configuration names other providers, or --mock puts SendGrid, Twilio and FCM in its place, played on a loopback port: nothing leaves this machine, and what they were sent is shown at /mock/requests there. Jobs and messages stay in the store (./var/) from one run to the next.";
+It runs the daemon of `tarishi run` with the same configuration, plus: tokens signed with var/dev-jwt.secret (made once), short secrets allowed, the chat on with a key of its own (dev-chat.keys beside the store, made once) unless one is configured, and the console allowed to connect to the sockets. Emails, SMS and pushes are captured by the outbox unless the configuration names other providers, or --mock puts SendGrid, Twilio and FCM in its place, played on a loopback port: nothing leaves this machine, and what they were sent is shown at /mock/requests there. Jobs and messages stay in the store (./var/) from one run to the next. Templates are read again whenever their files change.";
 
 #[derive(Args, Clone, Debug)]
 #[command(after_help = AFTER_HELP)]
@@ -284,6 +284,7 @@ fn banner(facts: &Facts, paint: Paint) -> String {
         String::new(),
         paint.green("tarishi is ready."),
         row("console", &paint.cyan(&format!("http://{admin}/"))),
+        row("templates", &paint.cyan(&format!("http://{admin}/templates"))),
         row("socket", &paint.cyan(&format!("{sockets}/ws/notifications/?token={token}"))),
         row("", &paint.dim("for user 42, for 24 hours; another: tarishi token --user ID")),
     ];
@@ -335,6 +336,7 @@ mod tests {
             r#"
 tarishi is ready.
   console   http://127.0.0.1:8001/
+  templates http://127.0.0.1:8001/templates
   socket    ws://127.0.0.1:8000/ws/notifications/?token=a.b.c
             for user 42, for 24 hours; another: tarishi token --user ID
 

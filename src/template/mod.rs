@@ -22,6 +22,7 @@ mod load;
 mod locale;
 mod output;
 mod part;
+mod preview;
 mod scan;
 mod settings;
 mod shelf;
@@ -43,6 +44,7 @@ use self::{
 pub use self::{
     error::{Fault, RenderError},
     locale::LocaleDefaults,
+    preview::Preview,
     shelf::{Refused, Shelf, ShelfStatus},
 };
 use crate::model::{

@@ -33,4 +33,5 @@ mod store_faults;
 mod store_upgrade;
 mod support;
 mod systemd;
+mod templates;
 mod tickets_and_revocations;

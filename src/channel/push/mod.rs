@@ -230,6 +230,15 @@ fn collapse_id(key: &str) -> String {
     })
 }
 
+/// How many bytes FCM counts in `push`, and how many it takes.
+pub fn size(push: &Push) -> (usize, usize) {
+    let texts = [("title", &push.title), ("body", &push.body)];
+    let size = texts.iter().map(|(name, text)| name.len() + text.len()).sum::<usize>()
+        + push.data.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+    let limit = if matches!(push.target, PushTarget::Token(_)) { PAYLOAD_LIMIT } else { TOPIC_PAYLOAD_LIMIT };
+    (size, limit)
+}
+
 /// What FCM refuses, as far as it has published it.
 fn check(push: &Push, android: Option<&Map<String, Value>>) -> Result<(), String> {
     // There is always an `android` block: tag and time to live are in it.
@@ -244,10 +253,7 @@ fn check(push: &Push, android: Option<&Map<String, Value>>) -> Result<(), String
     if android.and_then(|android| android.get("ttl")).is_some_and(|ttl| !is_time(ttl)) {
         return Err(format!("`android.ttl` is not a time: write it like \"3600s\", at most \"{TTL_LIMIT}s\""));
     }
-    let texts = [("title", &push.title), ("body", &push.body)];
-    let size: usize = texts.iter().map(|(name, text)| name.len() + text.len()).sum::<usize>()
-        + push.data.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
-    let limit = if matches!(push.target, PushTarget::Token(_)) { PAYLOAD_LIMIT } else { TOPIC_PAYLOAD_LIMIT };
+    let (size, limit) = size(push);
     if size > limit {
         return Err(format!("notification and data have {size} bytes; FCM takes {limit}"));
     }

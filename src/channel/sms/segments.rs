@@ -42,6 +42,15 @@ pub fn count(text: &str) -> Segments {
     Segments { encoding, units: total, count }
 }
 
+/// How many units fit into one of `count` segments.
+pub fn room(encoding: Encoding, count: usize) -> usize {
+    let (single, joined) = match encoding {
+        Encoding::Gsm7 => GSM,
+        Encoding::Ucs2 => UCS2,
+    };
+    if count > 1 { joined } else { single }
+}
+
 fn gsm_units(c: char) -> Option<usize> {
     if c.is_ascii_alphanumeric() || GSM_BASIC.contains(c) { Some(1) } else { GSM_EXTENSION.contains(c).then_some(2) }
 }

@@ -1,30 +1,40 @@
 //! `tarishi template preview`: what one template says.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    fs::{self, OpenOptions},
+    io::Write as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::{
+    channel::{
+        measure::{Measure, measure},
+        sms::segments::Encoding,
+    },
     cli::{
         failure::{Exit, Failure},
         job,
         output::{self, Paint},
     },
-    model::{
-        Address, Body, Channel, Delivery, DeliveryId, DeliveryKey, Envelope, Locale, Priority, TemplateName, TimeZone, Timestamp, UserId,
-    },
-    template::Templates,
+    model::{Body, Channel, Locale, Problem, TemplateName, TimeZone, Timestamp},
+    template::{Preview, Templates},
 };
 
 const AFTER_HELP: &str = "\
 Examples:
   tarishi template preview new_message
   tarishi template preview new_message --channel email --locale sw
-  tarishi template preview new_message --channel email --json | jq -r '.[0].html' > /tmp/mail.html
-  tarishi template preview generic --data data.json
+  tarishi template preview new_message --channel email --open
+  tarishi template preview new_message --channel email --json | jq -r '.[0].html'
+  tarishi template preview generic --data data.json --timezone Africa/Nairobi
 
-It is rendered for user 42 in Dar es Salaam with the template's sample.json; members of --data replace those of the sample.
+It is rendered for user 42 with the template's sample.json; members of --data replace those of the sample. The page /templates of a
+running daemon shows the same as you type.
 
 Exit codes: 0 done, 1 it cannot be rendered, 3 problems in the configuration or the templates.";
 
@@ -39,11 +49,17 @@ pub(super) struct PreviewArgs {
     /// In this language, such as sw or sw-TZ
     #[arg(long, value_name = "LOCALE")]
     locale: Option<Locale>,
+    /// On the clock of this time zone, such as Africa/Dar_es_Salaam [default: templates.default_timezone]
+    #[arg(long, value_name = "ZONE")]
+    timezone: Option<TimeZone>,
     /// File with a JSON object, over the template's sample.json
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
-    /// Print JSON
+    /// Open the mail in the browser, from a file that only you may read
     #[arg(long)]
+    open: bool,
+    /// Print JSON
+    #[arg(long, conflicts_with = "open")]
     json: bool,
 }
 
@@ -60,14 +76,16 @@ pub(super) fn run(args: &PreviewArgs, templates: &Templates) -> Result<(), Failu
         data.extend(job::object_file(file)?);
     }
     let channels: Vec<Channel> = if args.channel.is_empty() { info.channels.iter().collect() } else { args.channel.clone() };
+    let preview = Preview { data, locale: args.locale.clone(), timezone: args.timezone };
     let mut bodies = Vec::with_capacity(channels.len());
     for channel in channels {
-        let delivery = delivery(&args.name, data.clone(), channel, args.locale.clone())?;
-        let body = templates.render(&delivery, Timestamp::now()).map_err(|error| {
-            let hint = "see the template's sample.json for the data it takes, and `tarishi template list` for its channels";
-            Failure::new(Exit::Failed, format!("{channel}: {error}"), hint)
-        })?;
-        bodies.push(body);
+        let body = templates.preview(&args.name, channel, &preview, Timestamp::now());
+        bodies.push(
+            body.map_err(|Problem { path, problem, hint }| Failure::new(Exit::Failed, format!("{channel}: {path}: {problem}"), hint))?,
+        );
+    }
+    if args.open {
+        return open(&args.name, &bodies);
     }
     if args.json {
         return output::print_json(&bodies.iter().map(as_json).collect::<Vec<_>>());
@@ -76,41 +94,35 @@ pub(super) fn run(args: &PreviewArgs, templates: &Templates) -> Result<(), Failu
     output::print(&bodies.iter().map(|body| told(body, paint)).collect::<Vec<_>>().join("\n\n"))
 }
 
-/// What the preview is for: user 42 of the documentation.
-fn delivery(name: &TemplateName, data: Map<String, Value>, channel: Channel, locale: Option<Locale>) -> Result<Delivery, Failure> {
-    let broken = |reason: String| Failure::new(Exit::Failed, reason, "");
-    let id = "preview".parse().map_err(broken)?;
-    let address = match channel {
-        Channel::Email => Address::Email("asha@example.com".parse().map_err(broken)?),
-        Channel::Sms => Address::Phone("+255712345678".parse().map_err(broken)?),
-        Channel::Push => Address::PushToken("preview".parse().map_err(broken)?),
-        Channel::Live => Address::Inbox,
+/// Shows the mail among `bodies` in the browser, and says where it is.
+fn open(name: &TemplateName, bodies: &[Body]) -> Result<(), Failure> {
+    let html = bodies.iter().find_map(|body| if let Body::Email(mail) = body { mail.html.as_deref() } else { None });
+    let Some(html) = html else {
+        return Err(Failure::usage(format!("`{name}` has no mail in HTML to open"), "leave out --open to see what it says"));
     };
-    let timezone: TimeZone = "Africa/Dar_es_Salaam".parse().map_err(broken)?;
-    let user_id: UserId = "42".parse().map_err(broken)?;
-    Ok(Delivery {
-        key: DeliveryKey { job: 0, ordinal: 0 },
-        id: DeliveryId::new(DeliveryId::job_key(&id), 0),
-        job: Arc::new(Envelope {
-            id,
-            template: Some(name.clone()),
-            content: None,
-            data,
-            collapse_key: None,
-            metadata: std::collections::BTreeMap::new(),
-            traceparent: None,
-        }),
-        channel,
-        priority: Priority::Normal,
-        user_id: Some(user_id),
-        address,
-        locale,
-        timezone: Some(timezone),
-        attempts: 0,
-        pinned: None,
-        due_at: Timestamp::now(),
-        expires_at: Timestamp::FAR_FUTURE,
-    })
+    let file = write_privately(name, html).map_err(|error| {
+        let hint = "set TMPDIR to a folder that this user may write";
+        Failure::new(Exit::Failed, format!("the mail cannot be written to {}: {error}", std::env::temp_dir().display()), hint)
+    })?;
+    if let Err(error) = open::that_detached(&file) {
+        output::note(&format!("note: no browser could be started ({error}); open the file yourself"));
+    }
+    output::print(&file.display().to_string())
+}
+
+/// Writes `html` where nobody else may read or put anything.
+fn write_privately(name: &TemplateName, html: &str) -> std::io::Result<PathBuf> {
+    let folder = std::env::temp_dir().join(format!("tarishi-preview-{}", Uuid::now_v7().simple()));
+    fs::DirBuilder::new().mode(0o700).create(&folder)?;
+    write_mail(&folder.join(format!("{name}.html")), html)
+}
+
+fn write_mail(file: &Path, html: &str) -> std::io::Result<PathBuf> {
+    let mut opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
+    // The mark says that it is UTF-8: a mail says so in its header, which a file has not.
+    opened.write_all("\u{feff}".as_bytes())?;
+    opened.write_all(html.as_bytes())?;
+    Ok(file.to_owned())
 }
 
 fn as_json(body: &Body) -> Value {
@@ -121,23 +133,23 @@ fn as_json(body: &Body) -> Value {
         Body::Live(notification) => json!(notification),
     };
     value["channel"] = json!(body.channel());
+    value["measure"] = json!(measure(body));
     value
 }
 
 fn told(body: &Body, paint: Paint) -> String {
     let heading = |name: &str| paint.bold(&format!("── {name} {}", "─".repeat(70_usize.saturating_sub(name.len()))));
     let part = |name: &str| paint.cyan(&format!("[{name}]"));
+    let size = format!("{} {}", part("size"), size(body, paint));
     match body {
         Body::Email(mail) => {
             let mut lines = vec![heading("email"), format!("{} {}", part("subject"), mail.subject)];
             lines.extend(mail.text.as_ref().map(|text| format!("{}\n{}", part("text"), text.trim_end())));
             lines.extend(mail.html.as_ref().map(|html| format!("{}\n{}", part("html"), html.trim_end())));
+            lines.push(size);
             lines.join("\n")
         }
-        Body::Sms(sms) => {
-            let length = sms.text.chars().count();
-            format!("{}\n{} {length} characters\n{}", heading("sms"), part("text"), sms.text)
-        }
+        Body::Sms(sms) => format!("{}\n{}\n{}\n{size}", heading("sms"), part("text"), sms.text),
         Body::Push(push) => {
             let mut lines = vec![heading("push"), format!("{} {}", part("title"), push.title), format!("{} {}", part("body"), push.body)];
             if !push.data.is_empty() {
@@ -146,9 +158,30 @@ fn told(body: &Body, paint: Paint) -> String {
             if !push.platform.is_empty() {
                 lines.push(format!("{}\n{:#}", part("platform"), json!(push.platform)));
             }
+            lines.push(size);
             lines.join("\n")
         }
         Body::Live(notification) => format!("{}\n{:#}", heading("live"), json!(notification)),
+    }
+}
+
+fn size(body: &Body, paint: Paint) -> String {
+    match measure(body) {
+        Measure::Email { html_bytes, text_bytes, clips } => {
+            let clipped = if clips { paint.yellow("; Gmail cuts it off and hides the rest: shorten it") } else { String::new() };
+            format!("{html_bytes} bytes of HTML, {text_bytes} bytes of text{clipped}")
+        }
+        Measure::Sms { segments, encoding, units, units_per_segment } => {
+            let (encoding, units_are) = match encoding {
+                Encoding::Gsm7 => ("GSM-7", "septets"),
+                Encoding::Ucs2 => ("UCS-2", "UTF-16 units"),
+            };
+            let words = if segments == 1 { "segment" } else { "segments" };
+            let told = format!("{segments} {words}, {encoding}: {units} {units_are}, {units_per_segment} in each segment");
+            if segments > 1 { paint.yellow(&told) } else { told }
+        }
+        Measure::Push { bytes, limit } => format!("{bytes} of the {limit} bytes that FCM takes"),
+        Measure::Live {} => String::new(),
     }
 }
 
@@ -162,12 +195,28 @@ mod tests {
         let templates = crate::cli::settings::load_templates(&config).unwrap();
         for info in templates.list() {
             for channel in info.channels.iter() {
-                let locale = Some("sw-TZ".parse().unwrap());
-                let delivery = delivery(info.name, info.sample.clone(), channel, locale).unwrap();
-                let body = templates.render(&delivery, Timestamp::now()).unwrap();
+                let preview = Preview { data: info.sample.clone(), locale: Some("sw-TZ".parse().unwrap()), timezone: None };
+                let body = templates.preview(info.name, channel, &preview, Timestamp::now()).unwrap();
                 assert_eq!(as_json(&body)["channel"], channel.as_str());
                 assert!(told(&body, Paint::OFF).starts_with(&format!("── {channel} ──")));
             }
         }
+    }
+
+    #[test]
+    fn a_size_is_told_in_the_units_that_are_paid() {
+        let sms = |text: &str| Body::Sms(crate::model::Sms { to: "+255712345678".parse().unwrap(), text: text.to_owned() });
+        assert_eq!(size(&sms("Habari"), Paint::OFF), "1 segment, GSM-7: 6 septets, 160 in each segment");
+        assert_eq!(size(&sms(&"ш".repeat(71)), Paint::OFF), "2 segments, UCS-2: 71 UTF-16 units, 67 in each segment");
+    }
+
+    #[test]
+    fn a_mail_is_opened_from_where_nobody_else_reads() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let file = write_mail(&folder.path().join("mail.html"), "<p>Habari</p>").unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "\u{feff}<p>Habari</p>");
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(write_mail(&file, "").is_err());
     }
 }
