@@ -37,5 +37,5 @@ pub use problem::{Problem, decode_all};
 pub use revocation::{Revocation, Revoked};
 pub use stream::{Place, Stream, Topic, TopicPattern};
 pub use suppression::{ListName, SuppressionKey, SuppressionReason, canonical_address, channel_of_address};
-pub use text::{cut, is_broken, is_invisible, mask};
+pub use text::{cut, is_broken, is_invisible, mask, plain};
 pub use time::Timestamp;

@@ -1,4 +1,6 @@
-//! Text made safe to show: addresses masked, details cut short.
+//! Text made safe to show: addresses masked, details cut short, tricks of other people's texts taken out.
+
+use std::borrow::Cow;
 
 /// Masks an address for logs and answers: `a***@e***.com`, `+2557*****78`, the first characters of anything else.
 pub fn mask(address: &str) -> String {
@@ -53,6 +55,36 @@ pub const fn is_broken(c: char) -> bool {
     matches!(c, '\u{0}'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{202d}' | '\u{202e}')
 }
 
+/// `text` without what only tricks use: it comes from strangers and stands among words of ours.
+///
+/// Taken out are characters that turn around or hide what follows them (bidirectional embeddings, overrides and isolates; tags, as hide
+/// text in emoji), that nobody sees (zero-width spaces, word joiners, byte order marks) and controls. Every kind of line break is a line
+/// feed. What languages and emoji need stays: joiners, direction marks, selectors.
+///
+/// See Unicode Standard Annex 9, section 2, and Technical Report 36, section 2.5.
+pub fn plain(text: &str) -> Cow<'_, str> {
+    if text.chars().all(|c| c == '\n' || !is_trick(c)) {
+        return Cow::Borrowed(text);
+    }
+    let mut plain = String::with_capacity(text.len());
+    let mut characters = text.chars().peekable();
+    while let Some(c) = characters.next() {
+        match c {
+            '\r' if characters.peek() == Some(&'\n') => {}
+            '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{85}' | '\u{2028}' | '\u{2029}' => plain.push('\n'),
+            c if is_trick(c) => {}
+            c => plain.push(c),
+        }
+    }
+    Cow::Owned(plain)
+}
+
+const fn is_trick(c: char) -> bool {
+    matches!(c,
+        '\u{0}'..='\u{8}' | '\u{a}'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{180e}' | '\u{200b}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+        | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,6 +121,27 @@ mod tests {
         }
         for c in "a \u{200c}\u{200d}\u{200e}\u{200f}\u{2066}\u{2069}\u{fe0f}😀".chars() {
             assert!(!is_broken(c), "{c:?}");
+        }
+    }
+
+    #[track_caller]
+    fn check_plain(text: &str, expected: &str) {
+        assert_eq!(plain(text), expected, "{text:?}");
+    }
+
+    #[test]
+    fn tricks_are_taken_out() {
+        check_plain("pay \u{202e}0005\u{202c} TZS", "pay 0005 TZS");
+        check_plain("\u{2067}x\u{2069}\u{202a}+255712345678\u{202c}", "x+255712345678");
+        check_plain("J\u{200b}u\u{2060}m\u{feff}a", "Juma");
+        check_plain("a\u{e0041}\u{e007f}b\0\u{1b}[31m", "ab[31m");
+        check_plain("a\r\nb\rc\u{2028}d\u{85}e\u{b}f\n\tg", "a\nb\nc\nd\ne\nf\n\tg");
+    }
+
+    #[test]
+    fn what_languages_and_emoji_need_stays() {
+        for text in ["Habari\tza leo?\n", "می\u{200c}خواهم", "\u{200f}مرحبا\u{200e}", "👩\u{200d}👧 ❤\u{fe0f}", "co\u{ad}op", "é ＠日本"] {
+            assert!(matches!(plain(text), Cow::Borrowed(same) if same == text), "{text:?}");
         }
     }
 

@@ -3,7 +3,7 @@
 use serde_json::Map;
 
 use super::{RenderError, Target, error::Fault, html, link::Links, output};
-use crate::model::{Body, Content, Email, Notification, Push, Sms};
+use crate::model::{Body, Content, Email, Notification, Push, Sms, plain};
 
 /// The kind of a live notification that no template names.
 const KIND: &str = "generic";
@@ -15,7 +15,7 @@ pub(super) fn render_content(content: &Content, target: Target, links: &Links) -
         None => None,
     };
     let title = output::subject("content.title", &content.title)?;
-    let body = output::not_empty("content.body", &content.body)?;
+    let body = output::not_empty("content.body", &plain(&content.body))?;
     Ok(match target {
         Target::Email(to) => {
             let html = content.html.clone().unwrap_or_else(|| match &url {

@@ -13,7 +13,7 @@ use minijinja::{
 use serde_json::Value as Json;
 
 use super::locale::{LocaleDefaults, READER, Reader};
-use crate::model::{Delivery, Envelope, Locale, TemplateName, TimeZone, Timestamp, UserId};
+use crate::model::{Delivery, Envelope, Locale, TemplateName, TimeZone, Timestamp, UserId, plain};
 
 /// Names that are always defined and hide members of the data. What is not known of a delivery is the empty text.
 pub(super) const RESERVED: [&str; 6] = ["user_id", "locale", "timezone", "link_base_url", "job_id", "template"];
@@ -112,10 +112,11 @@ fn convert(json: &Json) -> Value {
             (None, Some(number)) => Value::from(number),
             (None, None) => Value::from(number.as_f64()),
         },
-        Json::String(text) => Value::from(text.as_str()),
+        // Said by anybody at all, perhaps, and now among words of ours.
+        Json::String(text) => Value::from(plain(text).as_ref()),
         Json::Array(elements) => elements.iter().map(convert).collect(),
         Json::Object(members) => {
-            let members = members.iter().map(|(name, value)| (Value::from(name.as_str()), convert(value)));
+            let members = members.iter().map(|(name, value)| (Value::from(plain(name).as_ref()), convert(value)));
             Value::from_object(members.collect::<BTreeMap<Value, Value>>())
         }
     }

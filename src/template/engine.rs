@@ -71,6 +71,14 @@ impl Engine {
         })
     }
 
+    /// The environment alone, without limits.
+    pub fn bare(&self) -> Environment<'static> {
+        let mut bare = self.environment.clone();
+        bare.set_fuel(None);
+        bare.set_debug(false);
+        bare
+    }
+
     /// Whether the source of `name` holds `word`: then `word` is the operator's and not the data's.
     pub fn mentions(&self, name: &str, word: &str) -> bool {
         self.environment.get_template(name).is_ok_and(|template| template.source().contains(word))

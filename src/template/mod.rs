@@ -16,6 +16,8 @@ mod content;
 mod context;
 mod engine;
 mod error;
+#[cfg(test)]
+mod hostile;
 mod html;
 mod link;
 mod load;
@@ -148,6 +150,24 @@ impl Templates {
             (None, Some(content)) => render_content(content, target, &self.links),
             (None, None) => Err(RenderError::NothingToRender),
         }
+    }
+
+    /// The files that `name` is rendered from on one channel and in one language, and [`Self::bare`] knows them by.
+    pub fn files<'a>(&'a self, name: &TemplateName, locale: Option<&Locale>, channel: Channel) -> impl Iterator<Item = &'a str> {
+        let parts = self.by_name.get(name).map(|template| template.parts(locale));
+        let of_channel = Part::ALL.into_iter().filter(move |part| part.channel() == channel);
+        of_channel.filter_map(move |part| parts?.get(part))
+    }
+
+    /// The engine with the same sources and filters, without limits: what a bench compares rendering with.
+    pub fn bare(&self) -> minijinja::Environment<'static> {
+        self.engine.bare()
+    }
+
+    /// What the filters of [`Self::bare`] look for in their context, and the name it has there.
+    pub fn reader(&self, delivery: &Delivery, now: Timestamp) -> (&'static str, Value) {
+        let reader = self.locale_defaults.reader(delivery.locale.as_ref(), delivery.timezone, now);
+        (locale::READER, Value::from_object(reader))
     }
 
     fn render_template(&self, name: &TemplateName, delivery: &Delivery, now: Timestamp, target: Target) -> Result<Body, RenderError> {

@@ -21,6 +21,7 @@ mod deploy;
 mod enqueue;
 mod feed;
 mod fixture;
+mod fuzz;
 mod http;
 mod listener;
 mod live;
