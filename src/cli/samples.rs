@@ -18,7 +18,7 @@ pub const USER: &str = "42";
 /// The template to try first, where there is one.
 const FIRST: &str = "new_message";
 /// More `--data` than this nobody reads in one line.
-const DATA_LIMIT: usize = 4;
+const DATA_LIMIT: usize = 5;
 /// The language of the parts that are for everyone.
 const DEFAULT_LOCALE: &str = "en";
 

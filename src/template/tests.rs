@@ -99,9 +99,23 @@ fn check_sms(source: &str, data: &Json, expected: Result<&str, &str>) {
 #[test]
 fn shipped_templates_are_as_they_were() {
     let templates = shipped();
-    let names: Vec<String> = templates.list().map(|info| format!("{} {:?}", info.name, info.locales)).collect();
-    assert_eq!(names, ["generic [\"sw\"]", "new_message [\"sw\"]", "verification_code [\"sw\"]"]);
+    let names: Vec<&str> = templates.list().map(|info| info.name.as_str()).collect();
+    let shipped_names = [
+        "agent_response_timeout",
+        "booking_confirmation",
+        "generic",
+        "new_conversation",
+        "new_message",
+        "price_offer",
+        "verification_code",
+        "visit_cancelled",
+        "visit_confirmed",
+        "visit_declined",
+        "visit_requested",
+    ];
+    assert_eq!(names, shipped_names);
     for info in templates.list() {
+        assert_eq!(info.locales, ["sw"], "{}", info.name);
         for channel in info.channels.iter() {
             for locale in [None, Some("sw")] {
                 let job = json!({"template": info.name, "data": info.sample});
