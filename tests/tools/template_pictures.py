@@ -11,6 +11,7 @@ looking closely. Run it in the repository's root.
 import argparse
 import html
 import json
+import os
 import pathlib
 import struct
 import subprocess
@@ -27,7 +28,8 @@ DENSITY = 0.5
 
 def preview(tarishi, name, locale):
     command = [tarishi, "template", "preview", name, "--channel", "email", "--locale", locale, "--json"]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)[0]
+    environment = os.environ | {"TARISHI__TEMPLATES__DEFAULT_TIMEZONE": "Africa/Dar_es_Salaam"}
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)[0]
 
 
 def templates(tarishi):
