@@ -49,7 +49,7 @@ pub(super) struct PreviewArgs {
     /// In this language, such as sw or sw-TZ
     #[arg(long, value_name = "LOCALE")]
     locale: Option<Locale>,
-    /// On the clock of this time zone, such as Africa/Dar_es_Salaam [default: templates.default_timezone]
+    /// On the clock of this time zone, such as Africa/Nairobi; without it on that of `templates.default_timezone`
     #[arg(long, value_name = "ZONE")]
     timezone: Option<TimeZone>,
     /// File with a JSON object, over the template's sample.json
