@@ -15,7 +15,7 @@ use std::{
 
 use clap::Parser;
 use minijinja::{Environment, Value};
-use serde_json::json;
+use serde_json::{Value as Json, json};
 use tarishi::{
     model::{Address, Channel, Delivery, DeliveryId, DeliveryKey, Envelope, Priority, TemplateName, Timestamp},
     template::{Limits, LocaleDefaults, Templates},
@@ -52,10 +52,11 @@ fn main() -> Fallible<()> {
     let options = Options::parse();
     let now = Timestamp::now();
     let defaults = LocaleDefaults { locale: "en".parse()?, timezone: "UTC".parse()? };
-    let templates = Templates::load(Path::new("templates"), BASE, defaults, Limits { fuel: 200_000, output: 1024 * 1024 }).map_err(|problems| {
-        let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        told.join("\n")
-    })?;
+    let templates =
+        Templates::load(Path::new("templates"), BASE, defaults, Limits { fuel: 200_000, output: 1024 * 1024 }).map_err(|problems| {
+            let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            told.join("\n")
+        })?;
     let bare = templates.bare();
     println!("deliveries rendered per second by one thread, over all templates and languages of a channel\n");
     println!("{:<8}{:>10}{:>14}{:>14}{:>8}", "", "kinds", "tarishi", "bare", "ratio");
@@ -96,7 +97,10 @@ fn cases(templates: &Templates, bare: &Environment<'_>, channel: Channel, now: T
             ] {
                 data.insert(name.to_owned(), json!(value));
             }
-            let case = Case { delivery, files, context: Value::from_serialize(data) };
+            let context = data.iter().map(|(name, member)| (Value::from(name.as_str()), value(member)));
+            let (name, reader) = templates.reader(&delivery, now);
+            let context = context.chain([(Value::from(name), reader)]).collect();
+            let case = Case { delivery, files, context };
             for file in &case.files {
                 render(bare, file, &case.context)?;
             }
@@ -108,6 +112,17 @@ fn cases(templates: &Templates, bare: &Environment<'_>, channel: Channel, now: T
 
 fn render(bare: &Environment<'_>, file: &str, context: &Value) -> Result<String, minijinja::Error> {
     bare.get_template(file)?.render(context)
+}
+
+fn value(json: &Json) -> Value {
+    match json {
+        Json::Null => Value::from(()),
+        Json::Bool(truth) => Value::from(*truth),
+        Json::Number(number) => number.as_i64().map_or_else(|| Value::from(number.as_f64()), Value::from),
+        Json::String(text) => Value::from(text.as_str()),
+        Json::Array(elements) => elements.iter().map(value).collect(),
+        Json::Object(members) => members.iter().map(|(name, member)| (Value::from(name.as_str()), value(member))).collect(),
+    }
 }
 
 fn rate(cases: &[Case], period: Duration, render: impl Fn(&Case)) -> f64 {

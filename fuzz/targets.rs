@@ -3,13 +3,11 @@
 
 use std::{path::Path, sync::LazyLock};
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tarishi::{
     config::{self, Config},
     intake::decode::{MissingId, Refused, decode_body},
-    model::{
-        Body, Channel, Problem, Timestamp, is_broken, plain,
-    },
+    model::{Body, Channel, Problem, Timestamp, is_broken, plain},
     template::{Limits, LocaleDefaults, Preview, Templates},
 };
 

@@ -140,7 +140,8 @@ mod tests {
 
     #[test]
     fn what_languages_and_emoji_need_stays() {
-        for text in ["Habari\tza leo?\n", "می\u{200c}خواهم", "\u{200f}مرحبا\u{200e}", "👩\u{200d}👧 ❤\u{fe0f}", "co\u{ad}op", "é ＠日本"] {
+        for text in ["Habari\tza leo?\n", "می\u{200c}خواهم", "\u{200f}مرحبا\u{200e}", "👩\u{200d}👧 ❤\u{fe0f}", "co\u{ad}op", "é ＠日本"]
+        {
             assert!(matches!(plain(text), Cow::Borrowed(same) if same == text), "{text:?}");
         }
     }

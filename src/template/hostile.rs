@@ -140,7 +140,8 @@ fn tricks_in_any_field_come_out_escaped_or_are_refused() {
 #[test]
 fn data_of_any_type_renders_or_is_refused() {
     let deep = (0..100).fold(json!(1), |inner, _| json!([inner]));
-    let values = [Json::Null, json!(true), json!(-1), json!(1e300), json!(u64::MAX), json!(""), json!([]), json!({}), json!([1, "a"]), deep];
+    let values =
+        [Json::Null, json!(true), json!(-1), json!(1e300), json!(u64::MAX), json!(""), json!([]), json!({}), json!([1, "a"]), deep];
     let mut rendered = 0;
     everywhere(|templates, name, channel, locale, sample, place| {
         for value in &values {

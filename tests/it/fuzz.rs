@@ -14,13 +14,47 @@ use crate::support::is_long;
 const PEAK_LIMIT: u64 = 256 * 1024;
 /// What jobs and templates call things, so that made-up data is also looked at.
 const NAMES: [&str; 22] = [
-    "v", "id", "template", "content", "to", "topic", "channels", "data", "user_id", "email", "phone", "push_tokens", "locale", "title",
-    "body", "message", "url", "text", "number", "list", "object", "sender_name",
+    "v",
+    "id",
+    "template",
+    "content",
+    "to",
+    "topic",
+    "channels",
+    "data",
+    "user_id",
+    "email",
+    "phone",
+    "push_tokens",
+    "locale",
+    "title",
+    "body",
+    "message",
+    "url",
+    "text",
+    "number",
+    "list",
+    "object",
+    "sender_name",
 ];
 /// Texts that mean something to somebody on the way.
 const TEXTS: [&str; 16] = [
-    "", "generic", "email", "42", "-1", "2026-01-15T10:30:00Z", "2026-13-45", "+255712345678", "asha@example.com", "</p><script>",
-    "{{ 7 * 7 }}", "javascript:x", "a\r\nb", "\u{202e}x\u{2066}", "😀\u{200d}", "1e400",
+    "",
+    "generic",
+    "email",
+    "42",
+    "-1",
+    "2026-01-15T10:30:00Z",
+    "2026-13-45",
+    "+255712345678",
+    "asha@example.com",
+    "</p><script>",
+    "{{ 7 * 7 }}",
+    "javascript:x",
+    "a\r\nb",
+    "\u{202e}x\u{2066}",
+    "😀\u{200d}",
+    "1e400",
 ];
 
 fn check(target: fn(&[u8]), input: impl Strategy<Value = Vec<u8>>) {
