@@ -53,7 +53,7 @@ fn main() -> Fallible<()> {
     let now = Timestamp::now();
     let defaults = LocaleDefaults { locale: "en".parse()?, timezone: "UTC".parse()? };
     let templates =
-        Templates::load(Path::new("templates"), BASE, defaults, Limits { fuel: 200_000, output: 1024 * 1024 }).map_err(|problems| {
+        Templates::load(Path::new("templates"), BASE, defaults, Limits { fuel: 200_000, output: 1024 * 1024, sms_segments: 10, push_bytes: 4096, email_clip_bytes: 102 * 1024 }).map_err(|problems| {
             let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
             told.join("\n")
         })?;

@@ -22,7 +22,7 @@ static NOW: LazyLock<Timestamp> = LazyLock::new(|| "2026-01-15T10:30:00Z".parse(
 
 /// The templates that are shipped, and one that puts everything a template can do to all there is.
 static TEMPLATES: LazyLock<[Templates; 2]> = LazyLock::new(|| {
-    let limits = Limits { fuel: 50_000, output: OUTPUT_LIMIT };
+    let limits = Limits { fuel: 50_000, output: OUTPUT_LIMIT, sms_segments: 10, push_bytes: 4096, email_clip_bytes: 102 * 1024 };
     let load = |path: &str| {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().map(|above| above.join(path)).find(|path| path.is_dir());
         let defaults = LocaleDefaults { locale: "en".parse().expect("a language"), timezone: "UTC".parse().expect("a time zone") };

@@ -205,10 +205,12 @@ impl Inner {
         let templates = self.templates.current();
         let mut problems = Vec::new();
         for (place, decoded) in jobs.iter().enumerate() {
-            if let Some(name) = &decoded.job.template
-                && templates.channels(name).is_none()
-            {
-                let path = if jobs.len() == 1 { "$.template".to_owned() } else { format!("$[{place}].template") };
+            let Some(name) = &decoded.job.template else { continue };
+            let root = if jobs.len() == 1 { "$".to_owned() } else { format!("$[{place}]") };
+            if templates.channels(name).is_some() {
+                problems.extend(templates.check(name, &format!("{root}.data"), &decoded.job.data));
+            } else {
+                let path = format!("{root}.template");
                 let hint = match templates.nearest(name) {
                     Some(nearest) => format!("did you mean `{nearest}`?"),
                     None => "see `tarishi template list`".to_owned(),

@@ -99,8 +99,14 @@ pub struct Problems(pub Vec<Problem>);
 /// # Errors
 /// Everything wrong with any template.
 pub fn load_templates(config: &Config) -> Result<Templates, Problems> {
-    let limits =
-        Limits { fuel: config.templates.fuel, output: usize::try_from(config.templates.output_limit.as_u64()).unwrap_or(usize::MAX) };
+    let bytes = |size: bytesize::ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
+    let limits = Limits {
+        fuel: config.templates.fuel,
+        output: bytes(config.templates.output_limit),
+        sms_segments: config.templates.sms_segments_limit,
+        push_bytes: bytes(config.templates.push_size_limit),
+        email_clip_bytes: bytes(config.templates.email_clip_warning),
+    };
     let TemplatesConfig { path, link_base_url, default_locale, default_timezone, .. } = &config.templates;
     let locale_defaults = LocaleDefaults { locale: default_locale.clone(), timezone: *default_timezone };
     Templates::load(path, link_base_url, locale_defaults, limits).map_err(Problems)

@@ -14,7 +14,6 @@ use serde_json::{Map, Value, json};
 
 use super::AdminState;
 use crate::{
-    channel::measure::measure,
     intake::problem_details::ProblemDetails,
     model::{Body, Channel, Locale, Problem, TemplateName, TimeZone, Timestamp, decode_all},
     template::{Preview, Templates},
@@ -85,7 +84,7 @@ fn answer(templates: &Templates, name: &TemplateName, asked: PreviewRequest, now
     let mut answer = PreviewAnswer { bodies: Vec::new(), problems: Vec::new() };
     for channel in asked.channels.unwrap_or_else(|| own.iter().collect()) {
         match templates.preview(name, channel, &preview, now) {
-            Ok(body) => answer.bodies.push(as_json(&body)),
+            Ok(body) => answer.bodies.push(as_json(templates, &body)),
             Err(problem) => answer.problems.push(ChannelProblem { channel, problem }),
         }
     }
@@ -93,7 +92,7 @@ fn answer(templates: &Templates, name: &TemplateName, asked: PreviewRequest, now
 }
 
 /// A body with its channel and its measure.
-fn as_json(body: &Body) -> Value {
+fn as_json(templates: &Templates, body: &Body) -> Value {
     let mut value = match body {
         Body::Email(mail) => json!(mail),
         Body::Sms(sms) => json!(sms),
@@ -101,6 +100,6 @@ fn as_json(body: &Body) -> Value {
         Body::Live(notification) => json!(notification),
     };
     value["channel"] = json!(body.channel());
-    value["measure"] = json!(measure(body));
+    value["measure"] = json!(templates.measure(body));
     value
 }

@@ -5,7 +5,6 @@
 pub mod email;
 pub mod http;
 pub mod live;
-pub mod measure;
 pub mod outbox;
 pub mod push;
 pub mod sms;

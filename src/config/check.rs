@@ -82,6 +82,11 @@ pub(super) fn check(config: &mut Config) -> Vec<Problem> {
         found.refuse("templates.fuel", "must be at least 1", "leave it out for the default");
     }
     found.size("templates.output_limit", config.templates.output_limit);
+    if config.templates.sms_segments_limit == 0 {
+        found.refuse("templates.sms_segments_limit", "must be at least 1", "leave it out for the default");
+    }
+    found.size("templates.push_size_limit", config.templates.push_size_limit);
+    found.size("templates.email_clip_warning", config.templates.email_clip_warning);
     found.log_level(&config.log.level);
     found.duration_or_zero("shutdown.drain", config.shutdown.drain);
     found.problems

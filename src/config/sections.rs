@@ -301,6 +301,16 @@ pub struct TemplatesConfig {
     #[serde(with = "units::size")]
     #[schemars(with = "String")]
     pub output_limit: ByteSize,
+    /// Segments one SMS may have.
+    pub sms_segments_limit: usize,
+    /// Title, body and data of one push notification.
+    #[serde(with = "units::size")]
+    #[schemars(with = "String")]
+    pub push_size_limit: ByteSize,
+    /// HTML of one mail beyond which lint and preview warn.
+    #[serde(with = "units::size")]
+    #[schemars(with = "String")]
+    pub email_clip_warning: ByteSize,
 }
 
 /// What is logged, and how.

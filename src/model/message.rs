@@ -73,6 +73,15 @@ pub struct Push {
     pub platform: Map<String, Value>,
 }
 
+impl Push {
+    /// Bytes that count towards FCM's limit: notification and data, names and values ("About FCM messages").
+    pub fn size(&self) -> usize {
+        let texts = [("title", &self.title), ("body", &self.body)];
+        texts.iter().map(|(name, text)| name.len() + text.len()).sum::<usize>()
+            + self.data.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>()
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PushTarget {

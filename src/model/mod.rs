@@ -14,6 +14,7 @@ mod message;
 mod outcome;
 mod problem;
 mod revocation;
+pub mod segments;
 mod stream;
 mod suppression;
 mod text;

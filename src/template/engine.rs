@@ -1,7 +1,7 @@
 //! Compiling and running one part within its limits, and turning what the engine says into words without data.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     error::Error as _,
     io::{self, Write},
 };
@@ -13,6 +13,7 @@ use super::{
     error::Fault,
     link::{LinkError, Links},
     locale::{self, FormatError},
+    mjml::Origin,
 };
 use crate::model;
 
@@ -30,6 +31,8 @@ pub(super) struct Engine {
     limits: Limits,
     /// The files behind shared pieces that a language has only by falling back: `_layouts/sw/email.html` is `_layouts/email.html`.
     inherited: BTreeMap<String, String>,
+    /// Where the lines of sources that were made from MJML come from.
+    origins: BTreeMap<String, Vec<Origin>>,
 }
 
 impl Engine {
@@ -56,7 +59,7 @@ impl Engine {
         // A line with nothing but a statement leaves no blank line behind.
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.expect("the delimiters are the default ones"));
-        Self { environment, limits, inherited: BTreeMap::new() }
+        Self { environment, limits, inherited: BTreeMap::new(), origins: BTreeMap::new() }
     }
 
     /// Compiles `source` under `name`; `file` is where it was read from.
@@ -67,7 +70,8 @@ impl Engine {
         self.environment.add_template_owned(name.to_owned(), source.to_owned()).map_err(|error| {
             // A problem of the source alone: there is no data yet that it could tell.
             let problem = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
-            Fault::new(file, problem, "the syntax is Jinja's: {{ name }}, {% if name %}…{% endif %}").at(error.line())
+            let (file, line) = self.written_in(name, file, error.line());
+            Fault::new(&file, problem, "the syntax is Jinja's: {{ name }}, {% if name %}…{% endif %}").at(line)
         })
     }
 
@@ -77,6 +81,57 @@ impl Engine {
         bare.set_fuel(None);
         bare.set_debug(false);
         bare
+    }
+
+    /// Compiles what was made of MJML under `name`.
+    pub fn add_made(&mut self, name: &str, file: &str, source: &str, origins: Vec<Origin>) -> Result<(), Fault> {
+        self.origins.insert(name.to_owned(), origins);
+        self.add(name, file, source)
+    }
+
+    /// The file and the line of it that line `line` of `name` was written in.
+    fn written_in(&self, name: &str, file: &str, line: Option<usize>) -> (String, Option<usize>) {
+        let Some(origins) = self.origins.get(name) else { return (file.to_owned(), line) };
+        match line.and_then(|line| origins.iter().rev().find(|origin| origin.line <= line)) {
+            Some(origin) => (origin.file.clone(), Some(origin.file_line)),
+            None => (file.to_owned(), None),
+        }
+    }
+
+    /// The names of everything compiled.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.environment.templates().map(|(name, _)| name)
+    }
+
+    pub fn source(&self, name: &str) -> Option<String> {
+        self.environment.get_template(name).ok().map(|template| template.source().to_owned())
+    }
+
+    /// Whether `name` is a file of its own, and not one fallen back to.
+    pub fn is_own(&self, name: &str) -> bool {
+        !self.inherited.get(name).is_some_and(|file| file.starts_with(LAYOUTS))
+    }
+
+    /// Line `line` of `name` as people know it: `new_message/email.mjml:3`.
+    pub fn place(&self, name: &str, line: usize) -> String {
+        let file = self.inherited.get(name).map_or(name, String::as_str);
+        match self.written_in(name, file, Some(line)) {
+            (file, Some(line)) => format!("{file}:{line}"),
+            (file, None) => file,
+        }
+    }
+
+    /// The names that `name` takes from the data, as far as its own source tells.
+    pub fn undeclared(&self, name: &str) -> BTreeSet<String> {
+        let Ok(template) = self.environment.get_template(name) else { return BTreeSet::new() };
+        let ours: BTreeSet<&str> = self.environment.globals().map(|(name, _)| name).collect();
+        template.undeclared_variables(false).into_iter().filter(|name| !ours.contains(name.as_str())).collect()
+    }
+
+    /// Whether `name` sets or imports `word`, for those that extend it.
+    pub fn defines(&self, name: &str, word: &str) -> bool {
+        let source = self.source(name).unwrap_or_default();
+        ["as", "set", "import"].iter().any(|before| source.contains(&format!("{before} {word}")))
     }
 
     /// Whether the source of `name` holds `word`: then `word` is the operator's and not the data's.
@@ -134,7 +189,8 @@ impl Engine {
             ),
             (kind, _) => (format!("{kind}{quoted}"), String::new()),
         };
-        Fault::new(file, problem, hint).at(innermost.line())
+        let (file, line) = self.written_in(at, file, innermost.line());
+        Fault::new(&file, problem, hint).at(line)
     }
 
     /// The failing tag as the template has it (`{{ name | int }}`), which is the operator's text and not the data.

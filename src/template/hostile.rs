@@ -25,7 +25,7 @@ const EVALUATED: &str = "1337";
 
 fn shipped() -> Templates {
     let defaults = LocaleDefaults { locale: "en".parse().expect("valid"), timezone: "UTC".parse().expect("valid") };
-    let limits = Limits { fuel: 200_000, output: 1024 * 1024 };
+    let limits = Limits { fuel: 200_000, output: 1024 * 1024, sms_segments: 10, push_bytes: 4096, email_clip_bytes: 102 * 1024 };
     Templates::load(Path::new("templates"), "https://app.example.com", defaults, limits).expect("the shipped templates are good")
 }
 

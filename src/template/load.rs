@@ -8,11 +8,15 @@ use super::{
     Limits, RenderError, Template, Templates,
     context::RESERVED,
     engine::{Engine, LAYOUTS},
+    error::Fault,
     link::Links,
     locale::LocaleDefaults,
+    mjml::{self, Rendered},
     part::{self, Part, SAMPLE, SETTINGS},
     scan::{self, Folder, Sources},
+    schema::{SCHEMA, Schema},
     settings::Settings,
+    style::{self, Sheet},
 };
 use crate::model::{
     Address, Channel, Delivery, DeliveryId, DeliveryKey, Envelope, Locale, Priority, Problem, TemplateName, TimeZone, Timestamp, UserId,
@@ -32,7 +36,7 @@ pub(super) fn load(path: &Path, link_base_url: &str, locale_defaults: LocaleDefa
     let sources = scan::scan(path, &mut problems);
     let mut engine = Engine::new(&links, limits);
     let before = problems.len();
-    compile(&mut engine, &sources, &mut problems);
+    let sheet = compile(&mut engine, &sources, &mut problems);
     let compiled = problems.len() == before;
     let mut templates = BTreeMap::new();
     for (name, folder) in sources.templates {
@@ -40,7 +44,7 @@ pub(super) fn load(path: &Path, link_base_url: &str, locale_defaults: LocaleDefa
             templates.insert(name, template);
         }
     }
-    let templates = Templates { engine, links, locale_defaults, by_name: templates };
+    let templates = Templates { engine, links, limits, locale_defaults, sheet, by_name: templates };
     if compiled {
         // A file that does not compile is missing to others: trying them would tell of nothing else.
         try_all(&templates, &mut problems);
@@ -55,41 +59,103 @@ fn note(problems: &mut Vec<Problem>, problem: Problem) {
     }
 }
 
-/// Compiles every part under its path, and every shared piece under the path it has in each language.
-fn compile(engine: &mut Engine, sources: &Sources, problems: &mut Vec<Problem>) {
-    let mut add = |name: &str, file: &str, source: &str| {
-        if let Err(fault) = engine.add(name, file, source) {
-            note(problems, fault.into_problem());
-        }
-    };
-    let own = |locale: Option<&str>, piece: &str| sources.layouts.get(&locale.map(str::to_owned))?.get(piece);
+/// Compiles every part under its path, and every shared piece under the path it has in each language. Returns the shared style sheet.
+fn compile(engine: &mut Engine, sources: &Sources, problems: &mut Vec<Problem>) -> Sheet {
+    let mut shared = Shared::read(&sources.layouts, problems);
     let mut locales: Vec<&String> = sources.layouts.keys().flatten().collect();
     locales.extend(sources.templates.values().flat_map(|folder| folder.parts.keys().flatten()));
     locales.sort();
     locales.dedup();
-    for (piece, source) in sources.layouts.get(&None).into_iter().flatten() {
-        let everyones = format!("{LAYOUTS}/{piece}");
-        add(&everyones, &everyones, source);
-        for locale in &locales {
-            let name = format!("{LAYOUTS}/{locale}/{piece}");
-            let locale: Locale = locale.parse().expect("the scan lets only languages through");
-            let nearest = locale.fallbacks().find_map(|tag| Some((format!("{LAYOUTS}/{tag}/{piece}"), own(Some(tag), piece)?)));
-            match nearest {
-                Some((file, source)) => add(&name, &file, source),
-                None => add(&name, &everyones, source),
+    for piece in sources.layouts.get(&None).into_iter().flat_map(BTreeMap::keys) {
+        if piece.ends_with(".mjml") || piece == style::SHEET {
+            continue;
+        }
+        for locale in [None].into_iter().chain(locales.iter().map(|locale| Some(locale.as_str()))) {
+            let name = match locale {
+                Some(locale) => format!("{LAYOUTS}/{locale}/{piece}"),
+                None => format!("{LAYOUTS}/{piece}"),
+            };
+            let Some((file, source)) = shared.find(locale, piece) else { continue };
+            if let Err(fault) = shared.add(engine, locale, &name, &file, source) {
+                note(problems, fault.into_problem());
             }
         }
     }
     for (template, folder) in &sources.templates {
         for (locale, parts) in &folder.parts {
             for (part, source) in parts {
-                let file = match locale {
-                    Some(locale) => format!("{template}/{locale}/{}", part.file_name()),
-                    None => format!("{template}/{}", part.file_name()),
+                let path = match locale {
+                    Some(locale) => format!("{template}/{locale}"),
+                    None => template.to_string(),
                 };
-                add(&file, &file, source);
+                let name = format!("{path}/{}", part.file_name());
+                let is_mjml = *part == Part::Html && folder.mjml.contains(locale);
+                let file = if is_mjml { format!("{path}/{}", part::MJML) } else { name.clone() };
+                if let Err(fault) = shared.add(engine, locale.as_deref(), &name, &file, source) {
+                    note(problems, fault.into_problem());
+                }
             }
         }
+    }
+    shared.sheets.remove(&None).unwrap_or_default()
+}
+
+/// What templates share, in every language.
+struct Shared<'a> {
+    layouts: &'a BTreeMap<Option<String>, BTreeMap<String, String>>,
+    /// The style sheets by the language they are for.
+    sheets: BTreeMap<Option<String>, Sheet>,
+}
+
+impl<'a> Shared<'a> {
+    fn read(layouts: &'a BTreeMap<Option<String>, BTreeMap<String, String>>, problems: &mut Vec<Problem>) -> Self {
+        let mut sheets = BTreeMap::new();
+        for (locale, pieces) in layouts {
+            let Some(css) = pieces.get(style::SHEET) else { continue };
+            let file = match locale {
+                Some(locale) => format!("{LAYOUTS}/{locale}/{}", style::SHEET),
+                None => format!("{LAYOUTS}/{}", style::SHEET),
+            };
+            match Sheet::read(&file, css) {
+                Ok(sheet) => drop(sheets.insert(locale.clone(), sheet)),
+                Err(fault) => note(problems, fault.into_problem()),
+            }
+        }
+        Self { layouts, sheets }
+    }
+
+    /// The nearest language for which `has` gives something, down to everyone's.
+    fn nearest<T>(locale: Option<&str>, has: impl Fn(&Option<String>) -> Option<T>) -> Option<T> {
+        let locale: Option<Locale> = locale.map(|tag| tag.parse().expect("the scan lets only languages through"));
+        let levels = locale.iter().flat_map(Locale::fallbacks).map(|tag| Some(tag.to_owned())).chain([None]);
+        levels.into_iter().find_map(|level| has(&level))
+    }
+
+    /// A piece in the nearest language that has it, with its file.
+    fn find(&self, locale: Option<&str>, piece: &str) -> Option<(String, &'a str)> {
+        Self::nearest(locale, |level| {
+            let source = self.layouts.get(level)?.get(piece)?;
+            let file = match level {
+                Some(tag) => format!("{LAYOUTS}/{tag}/{piece}"),
+                None => format!("{LAYOUTS}/{piece}"),
+            };
+            Some((file, source.as_str()))
+        })
+    }
+
+    /// Compiles `source` under `name`, after what its kind needs: MJML becomes HTML, HTML takes in its style sheets.
+    fn add(&self, engine: &mut Engine, locale: Option<&str>, name: &str, file: &str, source: &str) -> Result<(), Fault> {
+        let none = Sheet::default();
+        let sheet = Self::nearest(locale, |level| self.sheets.get(level)).unwrap_or(&none);
+        if file.ends_with(".mjml") {
+            let Rendered { html, origins } = mjml::to_html(file, source, &|piece| self.find(locale, piece))?;
+            // MJML has done its own styling; what is in its <style> is meant to stay there.
+            return engine.add_made(name, file, &style::inline(file, &html, sheet, false)?, origins);
+        }
+        if file.ends_with(".html") {
+            return engine.add(name, file, &style::inline(file, source, sheet, true)?);
+        }
+        engine.add(name, file, source)
     }
 }
 
@@ -115,7 +181,16 @@ fn build(name: &TemplateName, folder: &Folder, problems: &mut Vec<Problem>) -> O
         ));
     }
     let sample = sample(name, folder.sample.as_deref(), problems)?;
-    Some(Template { sample, channels, unsubscribe: settings.unsubscribe, parts, locales })
+    let schema = folder.schema.as_deref().and_then(|text| {
+        let file = format!("{name}/{SCHEMA}");
+        let schema = Schema::read(&file, text).map_err(|problem| problems.push(problem)).ok()?;
+        for problem in schema.check("$", &sample) {
+            let told = format!("breaks {file}: {} {}", problem.path, problem.problem);
+            problems.push(Problem::new(format!("{name}/{SAMPLE}"), told, "change the sample or the schema"));
+        }
+        Some(schema)
+    });
+    Some(Template { sample, schema, channels, unsubscribe: settings.unsubscribe, parts, locales })
 }
 
 /// Notes the parts that have to be there for everyone, since some language or part counts on them.
@@ -171,15 +246,7 @@ fn sample(name: &TemplateName, text: Option<&str>, problems: &mut Vec<Problem>) 
 /// Renders every template with its sample, as every delivery would be.
 fn try_all(templates: &Templates, problems: &mut Vec<Problem>) {
     for (name, template) in &templates.by_name {
-        let job = Arc::new(Envelope {
-            id: "sample".parse().expect("a job id"),
-            template: Some(name.clone()),
-            content: None,
-            data: template.sample.clone(),
-            collapse_key: None,
-            metadata: BTreeMap::new(),
-            traceparent: None,
-        });
+        let job = sample_job(name, &template.sample);
         for locale in [None].into_iter().chain(template.locales.keys().map(Some)) {
             let locale = locale.map(|tag| tag.parse().expect("the scan lets only languages through"));
             for channel in template.channels.iter() {
@@ -198,7 +265,20 @@ fn problem(name: &TemplateName, error: RenderError) -> Problem {
     }
 }
 
-fn sample_delivery(job: &Arc<Envelope>, channel: Channel, locale: Option<Locale>) -> Delivery {
+/// The job that tries the template `name`.
+pub(super) fn sample_job(name: &TemplateName, sample: &Map<String, serde_json::Value>) -> Arc<Envelope> {
+    Arc::new(Envelope {
+        id: "sample".parse().expect("a job id"),
+        template: Some(name.clone()),
+        content: None,
+        data: sample.clone(),
+        collapse_key: None,
+        metadata: BTreeMap::new(),
+        traceparent: None,
+    })
+}
+
+pub(super) fn sample_delivery(job: &Arc<Envelope>, channel: Channel, locale: Option<Locale>) -> Delivery {
     let address = match channel {
         Channel::Email => Address::Email("asha@example.com".parse().expect("an email address")),
         Channel::Sms => Address::Phone("+255712345678".parse().expect("a phone number")),

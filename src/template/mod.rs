@@ -3,10 +3,15 @@
 //! All files are read, compiled and tried with their sample at start; after that nothing here does I/O, and rendering is a pure
 //! function of the delivery. It does not decide who gets what, and it never treats data as template source.
 //!
-//! A template is a folder with a file per part (`email.subject.txt`, `email.html`, `email.txt`, `sms.txt`, `push.json`, `live.json`),
-//! its `sample.json`, if need be its `template.toml` (`unsubscribe = "messages"`: the list its mails belong to), and a folder per language with parts of its own. A language without a part uses that of the next wider one
-//! (`sw-TZ`, `sw`, then the parts for everyone). `_layouts/` holds what templates share, extended, included or imported by its name
-//! from the templates folder on; a piece in `_layouts/sw/` stands in for its namesake in parts that lie in a `sw/` folder.
+//! A template is a folder with a file per part (`email.subject.txt`, `email.html` or `email.mjml`, `email.txt`, `sms.txt`, `push.json`,
+//! `live.json`), its `sample.json`, if need be its `schema.json` (what the data has to be) and its `template.toml`
+//! (`unsubscribe = "messages"`: the list its mails belong to), and a folder per language with parts of its own. A language without a
+//! part uses that of the next wider one (`sw-TZ`, `sw`, then the parts for everyone). `_layouts/` holds what templates share, extended,
+//! included or imported by its name from the templates folder on; a piece in `_layouts/sw/` stands in for its namesake in parts that
+//! lie in a `sw/` folder.
+//!
+//! From file to compiled source: MJML becomes HTML (`mjml`), then the style sheets come into the tags (`style`), both with the Jinja of
+//! the source left as it is (`markup` knows where it lies). Both happen at load and never for a message.
 //!
 //! Names in a template are the members of the job's data, and these, which hide members of the same name: `user_id`, `locale`,
 //! `timezone`, `link_base_url`, `job_id`, `template`. They are always defined; what is not known of a delivery is the empty text. Any
@@ -20,14 +25,20 @@ mod error;
 mod hostile;
 mod html;
 mod link;
+mod lint;
 mod load;
 mod locale;
+mod markup;
+mod measure;
+mod mjml;
 mod output;
 mod part;
 mod preview;
 mod scan;
+mod schema;
 mod settings;
 mod shelf;
+mod style;
 #[cfg(test)]
 mod tests;
 
@@ -42,10 +53,13 @@ use self::{
     engine::Engine,
     link::Links,
     part::{Part, Parts},
+    schema::Schema,
 };
 pub use self::{
     error::{Fault, RenderError},
+    lint::Finding,
     locale::LocaleDefaults,
+    measure::Measure,
     preview::Preview,
     shelf::{Refused, Shelf, ShelfStatus},
 };
@@ -61,6 +75,12 @@ pub struct Limits {
     pub fuel: u64,
     /// Length of the output, in bytes.
     pub output: usize,
+    /// Segments one SMS may have.
+    pub sms_segments: usize,
+    /// Title, body and data of one push notification, in bytes.
+    pub push_bytes: usize,
+    /// Size of a mail's HTML from which programs cut it, in bytes. Nothing is refused for it.
+    pub email_clip_bytes: usize,
 }
 
 /// Every template, compiled. Immutable, so that one serves all lanes.
@@ -69,6 +89,9 @@ pub struct Templates {
     engine: Engine,
     links: Links,
     locale_defaults: LocaleDefaults,
+    limits: Limits,
+    /// The shared style sheet, for everyone.
+    sheet: style::Sheet,
     by_name: BTreeMap<TemplateName, Template>,
 }
 
@@ -88,6 +111,7 @@ pub struct TemplateInfo<'a> {
 #[derive(Debug)]
 struct Template {
     sample: Map<String, serde_json::Value>,
+    schema: Option<Schema>,
     channels: ChannelSet,
     unsubscribe: Option<ListName>,
     /// For everyone whose language has no folder.
@@ -123,6 +147,12 @@ impl Templates {
         Some(self.by_name.get(name)?.unsubscribe.as_ref()?.as_shared().clone())
     }
 
+    /// What the schema of `name` says against `data`, with paths that start with `root` (`$.data`). Nothing where there is no schema.
+    pub fn check(&self, name: &TemplateName, root: &str, data: &Map<String, serde_json::Value>) -> Vec<Problem> {
+        let schema = self.by_name.get(name).and_then(|template| template.schema.as_ref());
+        schema.map_or_else(Vec::new, |schema| schema.check(root, data))
+    }
+
     /// The template that was probably meant by `name`, for hints.
     pub fn nearest(&self, name: &TemplateName) -> Option<&str> {
         error::nearest(name.as_str(), self.by_name.keys().map(TemplateName::as_str))
@@ -147,7 +177,11 @@ impl Templates {
         let target = Target::of(delivery)?;
         match (&delivery.job.template, &delivery.job.content) {
             (Some(name), _) => self.render_template(name, delivery, now, target),
-            (None, Some(content)) => render_content(content, target, &self.links),
+            (None, Some(content)) => {
+                let body = render_content(content, target, &self.links)?;
+                self.within_budget("content.body", &body)?;
+                Ok(body)
+            }
             (None, None) => Err(RenderError::NothingToRender),
         }
     }
@@ -170,6 +204,23 @@ impl Templates {
         (locale::READER, Value::from_object(reader))
     }
 
+    /// What is worth a look in the templates `names`, or in all of them when it is empty. Nothing of it keeps a message from leaving.
+    pub fn lint(&self, names: &[TemplateName]) -> Vec<Finding> {
+        lint::lint(self, names)
+    }
+
+    /// What `body` takes on its channel, beside what it may take.
+    pub fn measure(&self, body: &Body) -> Measure {
+        Measure::of(body, &self.limits)
+    }
+
+    fn within_budget(&self, file: &str, body: &Body) -> Result<(), Fault> {
+        match self.measure(body).excess() {
+            Some((problem, hint)) => Err(Fault::new(file, problem, hint)),
+            None => Ok(()),
+        }
+    }
+
     fn render_template(&self, name: &TemplateName, delivery: &Delivery, now: Timestamp, target: Target) -> Result<Body, RenderError> {
         let Some(template) = self.by_name.get(name) else {
             let hint = match self.nearest(name) {
@@ -185,7 +236,7 @@ impl Templates {
         let context = Value::from_object(Context::new(delivery, self.links.base(), &self.locale_defaults, now));
         let missing = || RenderError::PartMissing { template: name.clone(), channel: delivery.channel };
         let part = |part| parts.get(part).ok_or_else(missing);
-        Ok(match target {
+        let body = match target {
             Target::Email(to) => Body::Email(self.email(to, parts, &context)?),
             Target::Sms(to) => {
                 let file = part(Part::Sms)?;
@@ -201,7 +252,10 @@ impl Templates {
                 let json = self.engine.render(file, &context)?;
                 Body::Live(output::live(file, &json, |word| self.engine.mentions(file, word), name.as_str())?)
             }
-        })
+        };
+        let file = Part::ALL.into_iter().filter(|part| part.channel() == delivery.channel).find_map(|part| parts.get(part));
+        self.within_budget(file.unwrap_or_default(), &body)?;
+        Ok(body)
     }
 
     fn email(&self, to: EmailAddress, parts: &Parts, context: &Value) -> Result<Email, Fault> {

@@ -9,6 +9,9 @@ pub(super) const SAMPLE: &str = "sample.json";
 /// The file with what is to be known of a template beside its parts.
 pub(super) const SETTINGS: &str = "template.toml";
 
+/// The mail as MJML, in place of `email.html`.
+pub(super) const MJML: &str = "email.mjml";
+
 /// One file of a template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Part {

@@ -1,7 +1,7 @@
 //! Reads the templates folder: which files there are, and what does not belong there. The only part of this module that does I/O.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
 };
@@ -9,7 +9,8 @@ use std::{
 use super::{
     engine::LAYOUTS,
     error::nearest_hint,
-    part::{Part, SAMPLE, SETTINGS},
+    part::{MJML, Part, SAMPLE, SETTINGS},
+    schema::SCHEMA,
 };
 use crate::model::{Locale, Problem, TemplateName};
 
@@ -19,7 +20,7 @@ const FILE_LIMIT: u64 = 1024 * 1024;
 const FILES_LIMIT: usize = 10_000;
 /// The one file that may lie beside the template folders.
 const README: &str = "README.md";
-const LAYOUT_EXTENSIONS: [&str; 3] = [".html", ".txt", ".json"];
+const LAYOUT_EXTENSIONS: [&str; 5] = [".html", ".txt", ".json", ".css", ".mjml"];
 
 /// Everything read, by language; `None` is for everyone.
 #[derive(Default)]
@@ -34,6 +35,9 @@ pub(super) struct Sources {
 pub(super) struct Folder {
     pub sample: Option<String>,
     pub settings: Option<String>,
+    pub schema: Option<String>,
+    /// The languages whose HTML is written in MJML.
+    pub mjml: BTreeSet<Option<String>>,
     pub parts: BTreeMap<Option<String>, BTreeMap<Part, String>>,
 }
 
@@ -96,38 +100,47 @@ impl Scanner<'_> {
 
     fn template(&mut self, folder: &str) -> Folder {
         let mut read = Folder::default();
-        let known: Vec<&str> = Part::ALL.into_iter().map(Part::file_name).chain([SAMPLE, SETTINGS]).collect();
+        let known: Vec<&str> = Part::ALL.into_iter().map(Part::file_name).chain([MJML, SAMPLE, SCHEMA, SETTINGS]).collect();
         let (folders, mut files) = self.sorted_out(folder);
         files.retain(|file| {
             let place = match file.name.as_str() {
                 SAMPLE => &mut read.sample,
                 SETTINGS => &mut read.settings,
+                SCHEMA => &mut read.schema,
                 _ => return true,
             };
             *place = self.read(&file.path);
             false
         });
-        let parts = self.parts(files, &known);
+        let (parts, is_mjml) = self.parts(files, &known);
+        read.mjml.extend(is_mjml.then_some(None));
         read.parts.insert(None, parts);
         for (locale, files) in self.locales(folders) {
-            let parts = self.parts(files, &known[..Part::ALL.len()]);
+            let (parts, is_mjml) = self.parts(files, &known[..=Part::ALL.len()]);
+            read.mjml.extend(is_mjml.then(|| Some(locale.clone())));
             read.parts.insert(Some(locale), parts);
         }
         read
     }
 
-    fn parts(&mut self, files: Vec<Entry>, known: &[&str]) -> BTreeMap<Part, String> {
+    /// The parts among `files`, and whether the HTML is MJML.
+    fn parts(&mut self, files: Vec<Entry>, known: &[&str]) -> (BTreeMap<Part, String>, bool) {
         let mut parts = BTreeMap::new();
+        let mut is_mjml = false;
         for file in files {
-            let Some(part) = Part::from_file_name(&file.name) else {
+            let part = if file.name == MJML { Some(Part::Html) } else { Part::from_file_name(&file.name) };
+            let Some(part) = part else {
                 self.problem(&file.path, "is no part of a template", nearest_hint(&file.name, known));
                 continue;
             };
             if let Some(text) = self.read(&file.path) {
-                parts.insert(part, text);
+                is_mjml |= file.name == MJML;
+                if parts.insert(part, text).is_some() {
+                    self.problem(&file.path, "lies beside email.html, and is the same part", "keep one of the two");
+                }
             }
         }
-        parts
+        (parts, is_mjml)
     }
 
     fn layouts(&mut self, sources: &mut Sources) {
@@ -149,7 +162,7 @@ impl Scanner<'_> {
         let mut pieces = BTreeMap::new();
         for file in files {
             if !LAYOUT_EXTENSIONS.iter().any(|extension| file.name.ends_with(extension)) {
-                self.problem(&file.path, "is no shared piece", "shared pieces end in .html, .txt or .json");
+                self.problem(&file.path, "is no shared piece", "shared pieces end in .html, .mjml, .css, .txt or .json");
             } else if let Some(text) = self.read(&file.path) {
                 pieces.insert(file.name, text);
             }

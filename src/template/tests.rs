@@ -6,7 +6,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::model::{Code, Content, DeliveryId, DeliveryKey, Envelope, Priority, Severity, Timestamp};
 
-const LIMITS: Limits = Limits { fuel: 50_000, output: 64 * 1024 };
+const LIMITS: Limits = Limits { fuel: 50_000, output: 64 * 1024, sms_segments: 10, push_bytes: 4096, email_clip_bytes: 102 * 1024 };
 const BASE: &str = "https://app.example.com";
 const NOW: Timestamp = Timestamp::from_millis(1_768_473_000_000);
 
@@ -374,17 +374,17 @@ fn load_tells_of_files_that_do_not_belong() {
         &[
             "New Message: is not a template's name (hint: a template's name has lower-case letters, digits, _ and -, such as new_message)",
             "_layout: is not a template's name (hint: shared pieces lie in _layouts)",
-            "_layouts/logo.png: is no shared piece (hint: shared pieces end in .html, .txt or .json)",
+            "_layouts/logo.png: is no shared piece (hint: shared pieces end in .html, .mjml, .css, .txt or .json)",
             "_layouts/sw/emial.html: stands in for _layouts/emial.html, which is missing (hint: did you mean `email.html`?)",
             "stray.txt: is not a folder (hint: a template is a folder of its parts, such as new_message/email.html)",
             "t/email.htm: is no part of a template (hint: did you mean `email.html`?)",
             "t/notes.md: is no part of a template (hint: known here: email.subject.txt, email.html, email.txt, sms.txt, push.json, \
-             live.json, sample.json, template.toml)",
+             live.json, email.mjml, sample.json, schema.json, template.toml)",
             "t/SW: is not how this language is written (hint: rename it to sw)",
             "t/not a tag: is not a language (hint: a folder in here is a BCP 47 language tag, such as sw or sw-TZ)",
             "t/sw/tz: is a folder in a language's folder (hint: languages lie side by side: sw and sw-TZ)",
             "t/sw/sample.json: is no part of a template (hint: known here: email.subject.txt, email.html, email.txt, \
-             sms.txt, push.json, live.json)",
+             sms.txt, push.json, live.json, email.mjml)",
         ],
     );
 }
@@ -532,4 +532,62 @@ fn what_is_no_folder_or_no_text_is_told() {
 fn one_serves_all_lanes() {
     fn shared<T: Send + Sync + 'static>() {}
     shared::<Templates>();
+}
+
+#[test]
+fn broken_templates_are_told_as_expected() {
+    let mut cases = 0;
+    for case in fs::read_dir("tests/fixtures/templates-broken").expect("the fixtures") {
+        let case = case.expect("a folder").path();
+        let expected = fs::read_to_string(case.join("expected.txt")).expect("what is expected");
+        let problems = Templates::load(&case.join("templates"), BASE, LIMITS).err().unwrap_or_default();
+        let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(told, expected.lines().collect::<Vec<_>>(), "{}", case.display());
+        cases += 1;
+    }
+    assert!(cases >= 8, "{cases} cases");
+}
+
+#[test]
+fn mjml_and_the_shared_sheet_make_mails() {
+    let templates = load(&[
+        ("_layouts/email.css", ".note { color: red }\n.never { top: 0 }"),
+        ("_layouts/sw/email.css", ".note { color: blue }"),
+        ("_layouts/foot.mjml", "<mj-section><mj-column><mj-text>Bye</mj-text></mj-column></mj-section>"),
+        ("_layouts/sw/foot.mjml", "<mj-section><mj-column><mj-text>Kwaheri</mj-text></mj-column></mj-section>"),
+        ("t/email.subject.txt", "s"),
+        (
+            "t/email.mjml",
+            "<mjml><mj-body>{% if name %}<mj-section><mj-column><mj-text><p class=\"note\">{{ name }}</p></mj-text></mj-column></mj-section>\
+             {% endif %}<mj-include path=\"_layouts/foot.mjml\" /></mj-body></mjml>",
+        ),
+        ("t/sw/email.html", "<p class=\"note\">{{ name }}</p><a href=\"/x\">x</a>"),
+        ("t/sample.json", r#"{"name": "<Asha>", "unused": 1}"#),
+        ("t/schema.json", r#"{"properties": {"name": {"type": "string"}}}"#),
+    ]);
+    let html = |locale| {
+        let job = json!({"template": "t", "data": {"name": "<Asha>"}});
+        match templates.render(&delivery(Channel::Email, locale, job)) {
+            Ok(Body::Email(email)) => email.html.expect("HTML"),
+            other => panic!("{other:?}"),
+        }
+    };
+    let made = html(None);
+    assert!(made.contains("style=\"color: red\" class=\"note\">&lt;Asha&gt;</p>"), "{made}");
+    assert!(made.contains("Bye") && !made.contains("tarishi0"), "{made}");
+    assert!(html(Some("sw")).starts_with("<p style=\"color: blue\" class=\"note\">&lt;Asha&gt;</p>"), "{}", html(Some("sw")));
+    let findings: Vec<String> = templates.lint(&[]).iter().map(|finding| finding.problem.to_string()).collect();
+    assert_eq!(
+        findings,
+        [
+            "t/sw/email.subject.txt: is missing: readers of `sw` get the part for everyone (hint: translate t/email.subject.txt, or remove it there)",
+            "t/sample.json: `unused` is used by no part (hint: use it in a part, or remove it from the sample and from what producers send)",
+            "t/sw/email.html:1: `href` is relative, and a mail has no page that it is relative to \
+             (hint: write it through the filter: href=\"{{ \"/inbox\" | link }}\")",
+            "_layouts/email.css: `.never` matches nothing in any file \
+             (hint: a selector matches inside one file only: remove it, or write it as one class that the tag itself has)",
+        ],
+    );
+    let told = templates.check(&"t".parse().expect("valid"), "$.data", json!({"name": 7}).as_object().expect("an object"));
+    assert_eq!(told.len(), 1, "{told:?}");
 }

@@ -253,7 +253,8 @@ fn check(push: &Push, android: Option<&Map<String, Value>>) -> Result<(), String
     if android.and_then(|android| android.get("ttl")).is_some_and(|ttl| !is_time(ttl)) {
         return Err(format!("`android.ttl` is not a time: write it like \"3600s\", at most \"{TTL_LIMIT}s\""));
     }
-    let (size, limit) = size(push);
+    let size = push.size();
+    let limit = if matches!(push.target, PushTarget::Token(_)) { PAYLOAD_LIMIT } else { TOPIC_PAYLOAD_LIMIT };
     if size > limit {
         return Err(format!("notification and data have {size} bytes; FCM takes {limit}"));
     }

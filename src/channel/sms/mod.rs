@@ -1,5 +1,4 @@
-//! SMS: how long a text is on the air, and who carries it.
+//! SMS: who carries it, and how fast.
 
-pub mod segments;
 pub mod twilio;
 mod velocity;

@@ -16,14 +16,14 @@ use reqwest::{
 use secrecy::ExposeSecret;
 use serde::Deserialize;
 
-use super::{segments, velocity::Velocity};
+use super::velocity::Velocity;
 use crate::{
     channel::{
         ProbeFailure, Provider,
         http::{self, Answer, config},
     },
     config::{TwilioConfig, is_loopback},
-    model::{Body, Code, Message, Outcome, PermanentKind, PhoneNumber, Sms, Timestamp},
+    model::{Body, Code, Message, Outcome, PermanentKind, PhoneNumber, Sms, Timestamp, segments},
 };
 
 /// Its name in the configuration.

@@ -1,5 +1,6 @@
 //! `tarishi template`: which templates there are, what is wrong with them, and what one says.
 
+mod lint;
 mod list;
 mod preview;
 
@@ -14,6 +15,7 @@ use crate::template::Templates;
 const AFTER_HELP: &str = "\
 Examples:
   tarishi template list
+  tarishi template lint
   tarishi template preview new_message --locale sw";
 
 #[derive(Args, Clone, Debug)]
@@ -27,6 +29,8 @@ pub struct TemplateArgs {
 enum TemplateCommand {
     /// List the templates, with their channels and languages
     List(list::ListArgs),
+    /// Find what is wrong with templates, and what is worth a look
+    Lint(lint::LintArgs),
     /// Show what a template says, part by part
     Preview(preview::PreviewArgs),
 }
@@ -34,6 +38,7 @@ enum TemplateCommand {
 pub fn run(args: &TemplateArgs, global: &GlobalArgs) -> Result<(), Failure> {
     match &args.command {
         TemplateCommand::List(args) => list::run(args, &templates(global)?),
+        TemplateCommand::Lint(args) => lint::run(args, global),
         TemplateCommand::Preview(args) => preview::run(args, &templates(global)?),
     }
 }

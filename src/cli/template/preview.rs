@@ -12,17 +12,13 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
-    channel::{
-        measure::{Measure, measure},
-        sms::segments::Encoding,
-    },
     cli::{
         failure::{Exit, Failure},
         job,
         output::{self, Paint},
     },
-    model::{Body, Channel, Locale, Problem, TemplateName, TimeZone, Timestamp},
-    template::{Preview, Templates},
+    model::{Body, Channel, Locale, Problem, TemplateName, TimeZone, Timestamp, segments::Encoding},
+    template::{Measure, Preview, Templates},
 };
 
 const AFTER_HELP: &str = "\
@@ -88,10 +84,10 @@ pub(super) fn run(args: &PreviewArgs, templates: &Templates) -> Result<(), Failu
         return open(&args.name, &bodies);
     }
     if args.json {
-        return output::print_json(&bodies.iter().map(as_json).collect::<Vec<_>>());
+        return output::print_json(&bodies.iter().map(|body| as_json(templates, body)).collect::<Vec<_>>());
     }
     let paint = Paint::stdout();
-    output::print(&bodies.iter().map(|body| told(body, paint)).collect::<Vec<_>>().join("\n\n"))
+    output::print(&bodies.iter().map(|body| told(templates, body, paint)).collect::<Vec<_>>().join("\n\n"))
 }
 
 /// Shows the mail among `bodies` in the browser, and says where it is.
@@ -125,7 +121,7 @@ fn write_mail(file: &Path, html: &str) -> std::io::Result<PathBuf> {
     Ok(file.to_owned())
 }
 
-fn as_json(body: &Body) -> Value {
+fn as_json(templates: &Templates, body: &Body) -> Value {
     let mut value = match body {
         Body::Email(mail) => json!(mail),
         Body::Sms(sms) => json!(sms),
@@ -133,14 +129,14 @@ fn as_json(body: &Body) -> Value {
         Body::Live(notification) => json!(notification),
     };
     value["channel"] = json!(body.channel());
-    value["measure"] = json!(measure(body));
+    value["measure"] = json!(templates.measure(body));
     value
 }
 
-fn told(body: &Body, paint: Paint) -> String {
+fn told(templates: &Templates, body: &Body, paint: Paint) -> String {
     let heading = |name: &str| paint.bold(&format!("── {name} {}", "─".repeat(70_usize.saturating_sub(name.len()))));
     let part = |name: &str| paint.cyan(&format!("[{name}]"));
-    let size = format!("{} {}", part("size"), size(body, paint));
+    let size = format!("{} {}", part("size"), size(templates.measure(body), paint));
     match body {
         Body::Email(mail) => {
             let mut lines = vec![heading("email"), format!("{} {}", part("subject"), mail.subject)];
@@ -165,13 +161,13 @@ fn told(body: &Body, paint: Paint) -> String {
     }
 }
 
-fn size(body: &Body, paint: Paint) -> String {
-    match measure(body) {
+fn size(measure: Measure, paint: Paint) -> String {
+    match measure {
         Measure::Email { html_bytes, text_bytes, clips } => {
             let clipped = if clips { paint.yellow("; Gmail cuts it off and hides the rest: shorten it") } else { String::new() };
             format!("{html_bytes} bytes of HTML, {text_bytes} bytes of text{clipped}")
         }
-        Measure::Sms { segments, encoding, units, units_per_segment } => {
+        Measure::Sms { segments, encoding, units, units_per_segment, .. } => {
             let (encoding, units_are) = match encoding {
                 Encoding::Gsm7 => ("GSM-7", "septets"),
                 Encoding::Ucs2 => ("UCS-2", "UTF-16 units"),
@@ -180,8 +176,8 @@ fn size(body: &Body, paint: Paint) -> String {
             let told = format!("{segments} {words}, {encoding}: {units} {units_are}, {units_per_segment} in each segment");
             if segments > 1 { paint.yellow(&told) } else { told }
         }
-        Measure::Push { bytes, limit } => format!("{bytes} of the {limit} bytes that FCM takes"),
-        Measure::Live {} => String::new(),
+        Measure::Push { bytes, limit } => format!("{bytes} of {limit} bytes"),
+        Measure::Live => String::new(),
     }
 }
 
@@ -197,17 +193,19 @@ mod tests {
             for channel in info.channels.iter() {
                 let preview = Preview { data: info.sample.clone(), locale: Some("sw-TZ".parse().unwrap()), timezone: None };
                 let body = templates.preview(info.name, channel, &preview, Timestamp::now()).unwrap();
-                assert_eq!(as_json(&body)["channel"], channel.as_str());
-                assert!(told(&body, Paint::OFF).starts_with(&format!("── {channel} ──")));
+                assert_eq!(as_json(&templates, &body)["channel"], channel.as_str());
+                assert!(told(&templates, &body, Paint::OFF).starts_with(&format!("── {channel} ──")));
             }
         }
     }
 
     #[test]
     fn a_size_is_told_in_the_units_that_are_paid() {
+        let templates = crate::cli::settings::load_templates(&crate::config::load(&crate::config::Sources::default()).unwrap()).unwrap();
         let sms = |text: &str| Body::Sms(crate::model::Sms { to: "+255712345678".parse().unwrap(), text: text.to_owned() });
-        assert_eq!(size(&sms("Habari"), Paint::OFF), "1 segment, GSM-7: 6 septets, 160 in each segment");
-        assert_eq!(size(&sms(&"ш".repeat(71)), Paint::OFF), "2 segments, UCS-2: 71 UTF-16 units, 67 in each segment");
+        let size = |body: Body| size(templates.measure(&body), Paint::OFF);
+        assert_eq!(size(sms("Habari")), "1 segment, GSM-7: 6 septets, 160 in each segment");
+        assert_eq!(size(sms(&"ш".repeat(71))), "2 segments, UCS-2: 71 UTF-16 units, 67 in each segment");
     }
 
     #[test]
