@@ -189,8 +189,8 @@ impl Engine {
             ),
             (kind, _) => (format!("{kind}{quoted}"), String::new()),
         };
-        let (file, line) = self.written_in(at, file, innermost.line());
-        Fault::new(&file, problem, hint).at(line)
+        let (written_in, at_line) = self.written_in(at, file, innermost.line());
+        Fault::new(&written_in, problem, hint).at(at_line)
     }
 
     /// The failing tag as the template has it (`{{ name | int }}`), which is the operator's text and not the data.

@@ -204,11 +204,17 @@ fn attribute(source: &str, name: Range<usize>, is_conditional: bool) -> Option<A
     start += spaces(start);
     let quote = source[start..].chars().next().filter(|quote| matches!(quote, '"' | '\''));
     start += quote.map_or(0, char::len_utf8);
-    let mut at = start;
+    let (mut at, mut level) = (start, 0);
     while at < source.len() {
         let rest = &source[at..];
         let character = rest.chars().next()?;
         if let Some(length) = jinja(rest) {
+            let ends = keyword(&rest[..length]).starts_with("end") || matches!(keyword(&rest[..length]), "else" | "elif");
+            if quote.is_none() && ends && level == 0 {
+                // It belongs to a block that began before the attribute.
+                return Some(Attribute { name, value: Some(start..at), quote, is_conditional });
+            }
+            level += depth(&rest[..length]);
             at += length;
         } else if quote.map_or(character.is_ascii_whitespace() || character == '>', |quote| quote == character) {
             return Some(Attribute { name, value: Some(start..at), quote, is_conditional });

@@ -10,7 +10,7 @@ use mrml::prelude::{
 
 use super::{
     engine::LAYOUTS,
-    error::Fault,
+    error::{self, Fault},
     markup::{self, Piece, StartTag},
 };
 
@@ -23,6 +23,42 @@ const DEPTH_LIMIT: usize = 64;
 /// What the placeholders begin and end with.
 const BEFORE: &str = "tarishi0jinja";
 const AFTER: &str = "z";
+/// The elements there are: the renderer takes an unknown one for HTML, and shows nothing of what is wrong.
+const ELEMENTS: [&str; 33] = [
+    "mjml",
+    "mj-head",
+    "mj-body",
+    "mj-attributes",
+    "mj-all",
+    "mj-class",
+    "mj-breakpoint",
+    "mj-font",
+    "mj-preview",
+    "mj-style",
+    "mj-title",
+    "mj-accordion",
+    "mj-accordion-element",
+    "mj-accordion-text",
+    "mj-accordion-title",
+    "mj-button",
+    "mj-carousel",
+    "mj-carousel-image",
+    "mj-column",
+    "mj-divider",
+    "mj-group",
+    "mj-hero",
+    "mj-image",
+    "mj-navbar",
+    "mj-navbar-link",
+    "mj-raw",
+    "mj-section",
+    "mj-social",
+    "mj-social-element",
+    "mj-spacer",
+    "mj-table",
+    "mj-text",
+    "mj-wrapper",
+];
 /// Elements whose content is text alone, where no comment may stand.
 const TEXT_ONLY: [&str; 3] = ["mj-title", "mj-preview", "mj-style"];
 /// Elements with HTML in them, which is theirs to write as they like.
@@ -177,14 +213,15 @@ impl Masked {
     }
 
     fn jinja(&mut self, file: &str, line: usize, tag: &str) {
-        let word = self.placeholder(file, line, tag, false);
-        match self.open.last() {
-            Some(open) if TEXT_ONLY.contains(&open.as_str()) => self.text.push_str(&word),
-            _ => {
-                self.text.push_str("<!--");
-                self.text.push_str(&word);
-                self.text.push_str("-->");
-            }
+        // The head comes out in an order of MJML's own: what is in there is a value, and a word.
+        let is_value = self.open.last().is_some_and(|open| TEXT_ONLY.contains(&open.as_str()));
+        let word = self.placeholder(file, line, tag, is_value);
+        if is_value {
+            self.text.push_str(&word);
+        } else {
+            self.text.push_str("<!--");
+            self.text.push_str(&word);
+            self.text.push_str("-->");
         }
     }
 
@@ -192,7 +229,7 @@ impl Masked {
         let mut at = 0;
         while let Some(character) = css[at..].chars().next() {
             if let Some(length) = markup::jinja(&css[at..]) {
-                let word = self.placeholder(file, line + css[..at].matches('\n').count(), &css[at..at + length], false);
+                let word = self.placeholder(file, line + css[..at].matches('\n').count(), &css[at..at + length], true);
                 self.text.push_str(&word);
                 at += length;
             } else {
@@ -214,6 +251,10 @@ impl Masked {
         if !tag.between.is_empty() {
             let hint = "put the condition inside a value (color=\"{% if a %}red{% else %}blue{% endif %}\"), or around the element";
             return Err(Fault::new(file, format!("Jinja stands between the attributes of <{name}>"), hint).at(Some(line)));
+        }
+        if name.starts_with("mj") && !ELEMENTS.contains(&name) {
+            let hint = error::nearest_hint(name, &ELEMENTS);
+            return Err(Fault::new(file, format!("`<{name}>` is no element of MJML"), hint).at(Some(line)));
         }
         if name.starts_with("mj") && self.open.iter().any(|open| WITH_HTML.contains(&open.as_str())) {
             let problem = format!("<{name}> may not stand in <{}>", self.open.last().map_or("", String::as_str));

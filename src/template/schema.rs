@@ -13,6 +13,7 @@ use crate::model::{self, Problem};
 pub(super) const SCHEMA: &str = "schema.json";
 /// Most problems told of one job's data.
 const LISTED_LIMIT: usize = 20;
+const SCHEMA_HINT: &str = "see the template's schema.json";
 /// Longest name from the data that a path shows, in bytes.
 const NAME_LIMIT: usize = 80;
 
@@ -56,7 +57,6 @@ fn problem(root: &str, data: &Value, error: &ValidationError<'_>) -> Problem {
     use ValidationErrorKind as Kind;
     let path = path(root, data, error.instance_path().as_str());
     let told = |problem: String, hint: &str| Problem::new(&path, problem, hint);
-    const SCHEMA_HINT: &str = "see the template's schema.json";
     match error.kind() {
         Kind::Required { property } => {
             let name = property.as_str().unwrap_or_default();
