@@ -52,11 +52,16 @@ fn main() -> Fallible<()> {
     let options = Options::parse();
     let now = Timestamp::now();
     let defaults = LocaleDefaults { locale: "en".parse()?, timezone: "UTC".parse()? };
-    let templates =
-        Templates::load(Path::new("templates"), BASE, defaults, Limits { fuel: 200_000, output: 1024 * 1024, sms_segments: 10, push_bytes: 4096, email_clip_bytes: 102 * 1024 }).map_err(|problems| {
-            let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
-            told.join("\n")
-        })?;
+    let templates = Templates::load(
+        Path::new("templates"),
+        BASE,
+        defaults,
+        Limits { fuel: 200_000, output: 1024 * 1024, sms_segments: 10, push_bytes: 4096, email_clip_bytes: 102 * 1024 },
+    )
+    .map_err(|problems| {
+        let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        told.join("\n")
+    })?;
     let bare = templates.bare();
     println!("deliveries rendered per second by one thread, over all templates and languages of a channel\n");
     println!("{:<8}{:>10}{:>14}{:>14}{:>8}", "", "kinds", "tarishi", "bare", "ratio");

@@ -121,7 +121,9 @@ impl Lint<'_> {
             let parts = template.parts(locale.as_ref());
             for channel in template.channels.iter() {
                 // What cannot be rendered kept the templates from being loaded.
-                let Ok(body) = self.templates.render(&load::sample_delivery(&job, channel, locale.clone())) else { continue };
+                let Ok(body) = self.templates.render(&load::sample_delivery(&job, channel, locale.clone()), load::SAMPLE_NOW) else {
+                    continue;
+                };
                 let file = match channel {
                     Channel::Email => parts.get(Part::Html),
                     Channel::Sms => parts.get(Part::Sms),
@@ -129,15 +131,15 @@ impl Lint<'_> {
                 };
                 let file = file.unwrap_or(self.name.as_str()).to_owned();
                 match self.templates.measure(&body) {
-                    Measure::Sms { segments, .. } if segments.count > 1 => {
-                        let encoding = match segments.encoding {
+                    Measure::Sms { segments, encoding, units, .. } if segments > 1 => {
+                        let encoding = match encoding {
                             crate::model::segments::Encoding::Gsm7 => "GSM-7",
                             crate::model::segments::Encoding::Ucs2 => "UCS-2, since some character is not in the GSM alphabet",
                         };
-                        let problem = format!("takes {} segments with its sample ({} units of {encoding})", segments.count, segments.units);
+                        let problem = format!("takes {segments} segments with its sample ({units} units of {encoding})");
                         self.warn(file, problem, "each segment is charged: shorten it, or accept it");
                     }
-                    Measure::Email { html_bytes, clips: true } => {
+                    Measure::Email { html_bytes, clips: true, .. } => {
                         let problem = format!("has {html_bytes} bytes of HTML with its sample: Gmail shows the beginning only");
                         self.warn(file, problem, "shorten it: templates.email_clip_warning is where Gmail cuts");
                     }

@@ -23,7 +23,7 @@ use crate::model::{
 };
 
 /// When samples are tried: 2026-01-15, 10:30 UTC. Loading reads no clock, so that it comes out the same every time.
-const SAMPLE_NOW: Timestamp = Timestamp::from_millis(1_768_473_000_000);
+pub(super) const SAMPLE_NOW: Timestamp = Timestamp::from_millis(1_768_473_000_000);
 
 pub(super) fn load(path: &Path, link_base_url: &str, locale_defaults: LocaleDefaults, limits: Limits) -> Result<Templates, Vec<Problem>> {
     let mut problems = Vec::new();

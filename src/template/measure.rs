@@ -88,7 +88,11 @@ mod tests {
     #[test]
     fn each_channel_has_its_measure() {
         let sms = |text: String| Body::Sms(Sms { to: "+255712345678".parse().expect("valid"), text });
-        check(&sms("a".repeat(306)), r#"{"channel":"sms","segments":2,"encoding":"gsm7","units":306,"units_per_segment":153,"limit":2}"#, None);
+        check(
+            &sms("a".repeat(306)),
+            r#"{"channel":"sms","segments":2,"encoding":"gsm7","units":306,"units_per_segment":153,"limit":2}"#,
+            None,
+        );
         check(
             &sms("ш".repeat(135)),
             r#"{"channel":"sms","segments":3,"encoding":"ucs2","units":135,"units_per_segment":67,"limit":2}"#,

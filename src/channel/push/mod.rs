@@ -230,15 +230,6 @@ fn collapse_id(key: &str) -> String {
     })
 }
 
-/// How many bytes FCM counts in `push`, and how many it takes.
-pub fn size(push: &Push) -> (usize, usize) {
-    let texts = [("title", &push.title), ("body", &push.body)];
-    let size = texts.iter().map(|(name, text)| name.len() + text.len()).sum::<usize>()
-        + push.data.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
-    let limit = if matches!(push.target, PushTarget::Token(_)) { PAYLOAD_LIMIT } else { TOPIC_PAYLOAD_LIMIT };
-    (size, limit)
-}
-
 /// What FCM refuses, as far as it has published it.
 fn check(push: &Push, android: Option<&Map<String, Value>>) -> Result<(), String> {
     // There is always an `android` block: tag and time to live are in it.

@@ -11,7 +11,8 @@ const NOW: Timestamp = Timestamp::from_millis(1_768_473_000_000);
 /// What `source` says as the file `name`, for a reader in Dar es Salaam.
 fn rendered(name: &str, source: &str, locale: Option<&str>) -> Result<String, String> {
     let links = Links::new("https://app.example.com").expect("valid");
-    let mut engine = Engine::new(&links, Limits { fuel: 50_000, output: 64 * 1024, sms_segments: 10, push_bytes: 4096, email_clip_bytes: 102 * 1024 });
+    let mut engine =
+        Engine::new(&links, Limits { fuel: 50_000, output: 64 * 1024, sms_segments: 10, push_bytes: 4096, email_clip_bytes: 102 * 1024 });
     engine.add(name, name, source).map_err(|fault| fault.to_string())?;
     let defaults = LocaleDefaults { locale: "en".parse().expect("valid"), timezone: "UTC".parse().expect("valid") };
     let locale = locale.map(|tag| tag.parse().expect("valid"));
