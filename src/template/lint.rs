@@ -10,7 +10,7 @@ use super::{
     engine::LAYOUTS,
     load,
     markup::{self, Piece},
-    part::Part,
+    part::{self, Part},
     style,
 };
 use crate::model::{Channel, Locale, Problem, TemplateName};
@@ -157,7 +157,8 @@ fn shared(templates: &Templates) -> Vec<Problem> {
     for name in engine.names().filter(|name| name.starts_with(LAYOUTS) && engine.is_own(name)) {
         problems.extend(dead_links(templates, name));
     }
-    let sources: Vec<String> = engine.names().filter(|name| name.ends_with(".html")).filter_map(|name| engine.source(name)).collect();
+    let sources: Vec<String> =
+        engine.names().filter(|name| part::extension(name) == "html").filter_map(|name| engine.source(name)).collect();
     for selector in templates.sheet.selectors() {
         if !sources.iter().any(|source| style::matches(source, selector)) {
             let problem = format!("`{}` matches nothing in any file", crate::model::cut(selector, 80));
@@ -170,7 +171,7 @@ fn shared(templates: &Templates) -> Vec<Problem> {
 
 /// The `href` and `src` of `file` that lead nowhere.
 fn dead_links(templates: &Templates, file: &str) -> Vec<Problem> {
-    let Some(source) = templates.engine.source(file).filter(|_| file.ends_with(".html")) else { return Vec::new() };
+    let Some(source) = templates.engine.source(file).filter(|_| part::extension(file) == "html") else { return Vec::new() };
     let source = source.as_str();
     let mut problems = Vec::new();
     for piece in markup::pieces(source) {

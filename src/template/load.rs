@@ -67,7 +67,7 @@ fn compile(engine: &mut Engine, sources: &Sources, problems: &mut Vec<Problem>) 
     locales.sort();
     locales.dedup();
     for piece in sources.layouts.get(&None).into_iter().flat_map(BTreeMap::keys) {
-        if piece.ends_with(".mjml") || piece == style::SHEET {
+        if part::extension(piece) == "mjml" || piece == style::SHEET {
             continue;
         }
         for locale in [None].into_iter().chain(locales.iter().map(|locale| Some(locale.as_str()))) {
@@ -147,12 +147,12 @@ impl<'a> Shared<'a> {
     fn add(&self, engine: &mut Engine, locale: Option<&str>, name: &str, file: &str, source: &str) -> Result<(), Fault> {
         let none = Sheet::default();
         let sheet = Self::nearest(locale, |level| self.sheets.get(level)).unwrap_or(&none);
-        if file.ends_with(".mjml") {
+        if part::extension(file) == "mjml" {
             let Rendered { html, origins } = mjml::to_html(file, source, &|piece| self.find(locale, piece))?;
             // MJML has done its own styling; what is in its <style> is meant to stay there.
             return engine.add_made(name, file, &style::inline(file, &html, sheet, false)?, origins);
         }
-        if file.ends_with(".html") {
+        if part::extension(file) == "html" {
             return engine.add(name, file, &style::inline(file, source, sheet, true)?);
         }
         engine.add(name, file, source)

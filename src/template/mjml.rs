@@ -299,7 +299,8 @@ impl Masked {
             return Err(fault("<mj-include> is not closed".to_owned(), example()));
         }
         let path = path.ok_or_else(|| fault("<mj-include> has no `path`".to_owned(), example()))?;
-        let piece = path.strip_prefix(LAYOUTS).and_then(|path| path.strip_prefix('/')).filter(|piece| piece.ends_with(".mjml"));
+        let piece =
+            path.strip_prefix(LAYOUTS).and_then(|path| path.strip_prefix('/')).filter(|piece| super::part::extension(piece) == "mjml");
         let found = piece.and_then(find);
         let Some((included, text)) = found else {
             return Err(fault(format!("there is no piece `{}` to include", crate::model::cut(path, 80)), example()));

@@ -12,6 +12,11 @@ pub(super) const SETTINGS: &str = "template.toml";
 /// The mail as MJML, in place of `email.html`.
 pub(super) const MJML: &str = "email.mjml";
 
+/// What follows the last dot of a file's name.
+pub(super) fn extension(name: &str) -> &str {
+    name.rsplit_once('.').map_or("", |(_, extension)| extension)
+}
+
 /// One file of a template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Part {

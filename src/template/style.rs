@@ -123,7 +123,6 @@ fn closing(css: &str) -> Option<usize> {
     for (index, character) in css.char_indices() {
         match (quote, character) {
             (Some(open), _) if open == character => quote = None,
-            (Some(_), _) => {}
             (None, '"' | '\'') => quote = Some(character),
             (None, '{') => depth += 1,
             (None, '}') => {
@@ -132,7 +131,7 @@ fn closing(css: &str) -> Option<usize> {
                     return Some(index + 1);
                 }
             }
-            (None, _) => {}
+            _ => {}
         }
     }
     None
