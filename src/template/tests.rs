@@ -540,7 +540,7 @@ fn broken_templates_are_told_as_expected() {
     for case in fs::read_dir("tests/fixtures/templates-broken").expect("the fixtures") {
         let case = case.expect("a folder").path();
         let expected = fs::read_to_string(case.join("expected.txt")).expect("what is expected");
-        let problems = Templates::load(&case.join("templates"), BASE, LIMITS).err().unwrap_or_default();
+        let problems = Templates::load(&case.join("templates"), BASE, locale_defaults(), LIMITS).err().unwrap_or_default();
         let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
         assert_eq!(told, expected.lines().collect::<Vec<_>>(), "{}", case.display());
         cases += 1;
@@ -567,7 +567,7 @@ fn mjml_and_the_shared_sheet_make_mails() {
     ]);
     let html = |locale| {
         let job = json!({"template": "t", "data": {"name": "<Asha>"}});
-        match templates.render(&delivery(Channel::Email, locale, job)) {
+        match templates.render(&delivery(Channel::Email, locale, job), NOW) {
             Ok(Body::Email(email)) => email.html.expect("HTML"),
             other => panic!("{other:?}"),
         }
