@@ -39,7 +39,7 @@ use crate::{
     config::{Config, ListenAddress, TemplatesConfig},
     event::{Event, emit},
     feed::EventFeed,
-    intake::{amqp::AmqpIntake, http::HttpIntake},
+    intake::{amqp::AmqpIntake, http::HttpIntake, refusals},
     lane::{Carried, Carrier, Lane},
     model::{Channel, PerChannel, Problem, Timestamp},
     socket::{self, Authenticator, Bus, Endpoint, ListenerCounters, ListenerSettings, Tls},
@@ -350,11 +350,16 @@ impl Daemon {
 
     fn serve(&self, endpoints: Vec<Endpoint>, router: axum::Router, settings: ListenerSettings) {
         let (shutdown, tracker) = (self.close_listeners.clone(), self.tracker.clone());
+        let router = router.layer(axum::middleware::from_fn(refusals::uniform));
         self.tracker.spawn(socket::serve(endpoints, router, settings, shutdown, tracker));
     }
 
     fn public_router(&self) -> axum::Router {
-        let router = self.sockets.router(&self.config, &self.store, &self.authenticator).merge(webhook::router(self.webhook_state()));
+        let router = self
+            .sockets
+            .router(&self.config, &self.store, &self.authenticator)
+            .merge(webhook::router(self.webhook_state()))
+            .merge(admin::docs::public_router());
         match &self.chat {
             Some(chat) => router.merge(chat::router(chat.clone(), authentication::origins(&self.config.public))),
             None => router,

@@ -79,6 +79,10 @@ pub enum Event<'a> {
     JobRepeated {
         job: &'a JobId,
     },
+    /// A bug: whoever asked was answered 500.
+    HandlerPanicked {
+        route: &'a str,
+    },
     JobRefused {
         code: &'static str,
         problems: usize,
@@ -323,6 +327,7 @@ pub fn emit(event: &Event<'_>) {
         Event::JobAccepted { .. }
         | Event::JobRepeated { .. }
         | Event::JobRefused { .. }
+        | Event::HandlerPanicked { .. }
         | Event::JobRejected { .. }
         | Event::JobCancelled { .. }
         | Event::ContactChanged { .. } => emit_intake(event),
@@ -398,6 +403,10 @@ fn emit_intake(event: &Event<'_>) {
         Event::JobRepeated { job } => {
             counter!("tarishi_jobs_total", "result" => "repeated").increment(1);
             info!(%job, "job repeated: answered as before");
+        }
+        Event::HandlerPanicked { route } => {
+            counter!("tarishi_requests_panicked_total").increment(1);
+            error!(route, "request panicked: this is a bug, please report it with the lines on stderr before this one");
         }
         Event::JobRefused { code, problems } => {
             counter!("tarishi_jobs_total", "result" => *code).increment(1);

@@ -18,6 +18,7 @@ pub mod lane;
 pub mod live;
 pub mod mock;
 pub mod model;
+pub mod openapi;
 pub mod retry;
 pub mod socket;
 pub mod store;

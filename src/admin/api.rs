@@ -30,7 +30,8 @@ const PAGE_DEFAULT: usize = 100;
 /// How long a development token lives.
 const DEVELOPMENT_TOKEN_LIFETIME: std::time::Duration = std::time::Duration::from_hours(12);
 
-#[derive(Serialize)]
+#[derive(Serialize, schemars::JsonSchema)]
+#[schemars(rename = "DaemonStatus")]
 pub(super) struct StatusAnswer {
     version: &'static str,
     mode: &'static str,
@@ -52,7 +53,8 @@ pub(super) struct StatusAnswer {
     lanes: Vec<LaneAnswer>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, schemars::JsonSchema)]
+#[schemars(rename = "EventsStatus")]
 struct EventsAnswer {
     #[serde(flatten)]
     link: LinkStatus,
@@ -60,7 +62,8 @@ struct EventsAnswer {
     dropped: i64,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, schemars::JsonSchema)]
+#[schemars(rename = "LaneStatus")]
 struct LaneAnswer {
     channel: Channel,
     queued: i64,
@@ -146,7 +149,8 @@ pub(super) async fn cancel_job(
     Ok(Json(cancelled))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, schemars::JsonSchema)]
+#[schemars(rename = "DeliveriesPage")]
 pub(super) struct DeliveriesAnswer {
     deliveries: Vec<DeliveryView>,
     next_cursor: Option<String>,

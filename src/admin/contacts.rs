@@ -23,7 +23,8 @@ use crate::{
 const NAME_LIMIT: usize = 255;
 
 /// A contact, and whether the user is connected.
-#[derive(Serialize)]
+#[derive(Serialize, schemars::JsonSchema)]
+#[schemars(rename = "User")]
 pub(super) struct UserAnswer {
     #[serde(flatten)]
     contact: Contact,

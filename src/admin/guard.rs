@@ -107,20 +107,24 @@ pub async fn guard(State(guard): State<Arc<Guard>>, mut request: Request, next: 
     }
 }
 
-/// What a request needs; nothing for the page itself and for health.
+/// What a request needs; nothing for pages that tell nothing by themselves and for health.
 fn needed_scope(method: &Method, path: &str) -> Option<Scope> {
-    if matches!(
-        path,
-        "/" | "/templates"
-            | "/console.css"
-            | "/templates.css"
-            | "/page.js"
-            | "/console.js"
-            | "/templates.js"
-            | "/livez"
-            | "/readyz"
-            | "/favicon.ico"
-    ) {
+    const OPEN: [&str; 13] = [
+        "/",
+        "/console.css",
+        "/console.js",
+        "/page.js",
+        "/templates",
+        "/templates.css",
+        "/templates.js",
+        "/docs",
+        "/docs.css",
+        "/openapi.json",
+        "/livez",
+        "/readyz",
+        "/favicon.ico",
+    ];
+    if OPEN.contains(&path) {
         return None;
     }
     let writes_contact = path.starts_with("/v1/users/") && matches!(*method, Method::PUT | Method::PATCH);

@@ -4,8 +4,10 @@ mod api;
 mod chat;
 mod console;
 mod contacts;
+pub mod docs;
 mod guard;
 mod health;
+pub mod openapi;
 mod outbox;
 mod query;
 mod revocations;
@@ -151,6 +153,7 @@ pub fn router(state: Arc<AdminState>, intake: HttpIntake, rules: Guard) -> Route
         .route("/metrics", get(health::metrics))
         .merge(chat::router())
         .merge(console::router())
+        .merge(docs::router())
         .with_state(state)
         .merge(http::router(intake))
         .fallback(async || ProblemDetails::not_found("there is nothing here; hint: the console is at /, the API under /v1/"))

@@ -27,9 +27,10 @@ pub(super) const BODY_LIMIT: usize = 16 << 10;
 const JTI_LIMIT: usize = 512;
 const REASON_LIMIT: usize = 500;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "RevocationRequest")]
 #[serde(deny_unknown_fields)]
-struct Request {
+pub(super) struct Request {
     #[serde(default)]
     user_id: Option<UserId>,
     #[serde(default)]
@@ -38,13 +39,15 @@ struct Request {
     reason: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, schemars::JsonSchema)]
+#[schemars(rename = "RevocationsPage")]
 pub(super) struct ListAnswer {
     revocations: Vec<Revocation>,
     next_cursor: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, schemars::JsonSchema)]
+#[schemars(rename = "RevocationMade")]
 pub(super) struct RevokeAnswer {
     #[serde(flatten)]
     revocation: Revocation,

@@ -26,16 +26,18 @@ const ENTRIES_LIMIT: usize = 1000;
 /// Bytes of one request: that many push tokens, with room around them.
 pub(super) const BODY_LIMIT: usize = 8 << 20;
 
-#[derive(Serialize)]
+#[derive(Serialize, schemars::JsonSchema)]
+#[schemars(rename = "SuppressionsPage")]
 pub(super) struct ListAnswer {
     suppressions: Vec<SuppressionView>,
     next_cursor: Option<String>,
 }
 
 /// An entry as it is sent to us.
-#[derive(Deserialize)]
+#[derive(Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "SuppressionEntry")]
 #[serde(deny_unknown_fields)]
-struct Entry {
+pub(super) struct Entry {
     channel: Channel,
     address: String,
     #[serde(default)]
@@ -47,9 +49,10 @@ struct Entry {
 }
 
 /// An entry to remove.
-#[derive(Deserialize)]
+#[derive(Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "SuppressionToRemove")]
 #[serde(deny_unknown_fields)]
-struct Key {
+pub(super) struct Key {
     channel: Channel,
     address: String,
     #[serde(default)]

@@ -22,7 +22,7 @@ const UNREADABLE_WAIT: Duration = Duration::from_millis(5);
 const GOOD_SESSION: Duration = Duration::from_secs(30);
 
 /// How one session with the broker is doing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct LinkStatus {
     pub connected: bool,
     pub since: Timestamp,

@@ -25,7 +25,8 @@ use crate::model::{Body, Channel, Code, DeliveryId, Message, Outcome, PermanentK
 pub const NAME: &str = "outbox";
 
 /// One message as it would have been sent.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, schemars::JsonSchema)]
+#[schemars(rename = "CapturedMessage")]
 pub struct Captured {
     /// Counts up from 1 for as long as the process runs.
     pub id: u64,

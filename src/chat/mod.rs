@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::{
     backend::{ConversationMaking, ConversationRecord, NotMade, ParticipantsChange, SystemNotice},
     error::ChatError,
-    openapi::openapi,
+    openapi::operations,
     service::{Chat, Draft, Posted},
     view::MessageView,
 };

@@ -12,7 +12,7 @@ use crate::store::{Reseal, SealedMessage, Store, StoreError};
 const STEP: usize = 500;
 
 /// What one step did.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct RotationStep {
     /// Everything up to here is done.
     pub position: i64,

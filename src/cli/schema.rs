@@ -4,13 +4,13 @@ use clap::{Args, CommandFactory as _, ValueEnum};
 use clap_complete::Shell;
 
 use super::{failure::Failure, output};
-use crate::{chat, config, intake::schema::job_schema};
+use crate::{admin::openapi, config, intake::schema::job_schema};
 
 const SCHEMA_AFTER_HELP: &str = "\
 Examples:
   tarishi schema job > job.schema.json   for producers: tests, generated types
   tarishi schema config | jq '.properties.channel'
-  tarishi schema chat > chat-openapi.json
+  tarishi schema openapi > openapi.json  every route of both listeners, for clients made from it
 
 The first two are JSON Schema, draft 2020-12; the last one is OpenAPI 3.1.";
 const COMPLETIONS_AFTER_HELP: &str = "\
@@ -22,7 +22,7 @@ Examples:
 #[derive(Args, Clone, Debug)]
 #[command(after_help = SCHEMA_AFTER_HELP)]
 pub struct SchemaArgs {
-    /// What producers send, the configuration file with every default, or the chat over HTTP
+    /// What producers send, the configuration file with every default, or everything that is answered over HTTP
     #[arg(value_enum)]
     of: SchemaOf,
 }
@@ -31,7 +31,7 @@ pub struct SchemaArgs {
 enum SchemaOf {
     Job,
     Config,
-    Chat,
+    Openapi,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -46,7 +46,7 @@ pub fn run(args: &SchemaArgs) -> Result<(), Failure> {
     output::print_json(&match args.of {
         SchemaOf::Job => job_schema(),
         SchemaOf::Config => config::schema(),
-        SchemaOf::Chat => chat::openapi(),
+        SchemaOf::Openapi => openapi::document(),
     })
 }
 

@@ -13,6 +13,7 @@ use axum::{
     routing::post,
 };
 use serde::Serialize;
+use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
@@ -23,7 +24,8 @@ use crate::{
     accept::{Acceptor, NotAccepted, Receipt},
     config::IntakeConfig,
     event::{Event, emit},
-    model::{JobId, Problem, Skipped, trace_parent},
+    model::{Job, JobId, Problem, Skipped, trace_parent},
+    openapi::{Operation, Schemas, list_of},
     socket::BodyTimedOut,
     store::{Store, StoreError},
 };
@@ -46,7 +48,8 @@ pub struct HttpIntake {
 }
 
 /// The answer for one job.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+#[schemars(rename = "JobAccepted")]
 struct Answer {
     id: JobId,
     deliveries: u32,
@@ -69,6 +72,29 @@ impl HttpIntake {
         let bytes = usize::try_from(limits.in_flight_limit.as_u64()).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         Self { acceptor, store, limits: Arc::new(limits), in_flight: Arc::new(Semaphore::new(bytes)) }
     }
+}
+
+/// For the OpenAPI document.
+pub fn operations(schemas: &mut Schemas) -> Vec<Operation> {
+    let (job, accepted) = (schemas.request::<Job>(), schemas.answer::<Answer>());
+    let one_or_many = |one: &Value| json!({ "oneOf": [one, list_of(one)] });
+    vec![
+        Operation::admin("post", "/v1/jobs", "postJobs", "Hands in a job, or an array of them that is taken whole or not at all.")
+            .under("Jobs")
+            .with_headers(&[
+                ("Idempotency-Key", "string", "The job's id, where the document has none."),
+                ("traceparent", "string", "The trace it belongs to (W3C Trace Context)."),
+            ])
+            .takes(one_or_many(&job))
+            .example(json!({
+                "id": "order-8841-shipped",
+                "template": "new_message",
+                "to": [{ "user_id": "42", "email": "asha@example.com", "locale": "sw", "timezone": "Africa/Dar_es_Salaam" }],
+                "channels": ["live", "email"],
+                "data": { "sender_name": "Juma", "preview": "Is the flat still free?", "conversation_id": 7 },
+            }))
+            .answers(202, "It is stored, and will be sent.", one_or_many(&accepted)),
+    ]
 }
 
 pub fn router(intake: HttpIntake) -> Router {

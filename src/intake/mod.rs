@@ -5,4 +5,5 @@ pub mod decode;
 pub mod expand;
 pub mod http;
 pub mod problem_details;
+pub mod refusals;
 pub mod schema;

@@ -36,7 +36,7 @@ pub struct Carried {
     breaker: Mutex<Breaker>,
 }
 
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, schemars::JsonSchema)]
 pub struct ProviderStatus {
     pub name: &'static str,
     pub breaker: BreakerState,

@@ -49,7 +49,7 @@ impl NotYet {
 }
 
 /// What a pace is doing, for operators.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct PaceStatus {
     /// Attempts per second now; absent: unlimited.
     pub rate: Option<f64>,

@@ -37,8 +37,9 @@ pub(super) fn router() -> Router<Arc<Live>> {
 }
 
 /// An item as these routes show it.
-#[derive(Serialize)]
-struct ItemView<'a> {
+#[derive(Serialize, schemars::JsonSchema)]
+#[schemars(rename = "InboxItem")]
+pub(super) struct ItemView<'a> {
     id: i64,
     seq: i64,
     kind: &'a str,
@@ -54,7 +55,7 @@ struct ItemView<'a> {
 }
 
 /// When the user did so.
-#[derive(Serialize)]
+#[derive(Serialize, schemars::JsonSchema)]
 struct ItemState {
     #[serde(rename = "seen_at")]
     seen: Option<Timestamp>,
@@ -150,9 +151,10 @@ async fn remove(State(live): State<Arc<Live>>, Extension(identity): Extension<Id
 }
 
 /// Which items a change is about: exactly one of these.
-#[derive(Deserialize)]
+#[derive(Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "InboxSelection")]
 #[serde(deny_unknown_fields)]
-struct Selection {
+pub(super) struct Selection {
     ids: Option<Vec<i64>>,
     /// All up to this seq.
     up_to: Option<i64>,

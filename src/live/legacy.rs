@@ -38,8 +38,9 @@ pub(super) fn router() -> Router<Arc<Live>> {
 }
 
 /// As the replaced system's serializer named it.
-#[derive(Serialize)]
-struct NotificationView<'a> {
+#[derive(Serialize, schemars::JsonSchema)]
+#[schemars(rename = "Notification")]
+pub(super) struct NotificationView<'a> {
     id: i64,
     user: Value,
     title: &'a str,
@@ -127,8 +128,9 @@ async fn show(State(live): State<Arc<Live>>, Extension(identity): Extension<Iden
 }
 
 /// What of a whole notification sent back may differ.
-#[derive(Deserialize)]
-struct Update {
+#[derive(Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "NotificationUpdate")]
+pub(super) struct Update {
     is_read: Option<bool>,
 }
 

@@ -6,6 +6,7 @@ mod command;
 mod frames;
 mod inbox;
 mod legacy;
+mod openapi;
 mod position;
 mod protocol;
 pub mod push_tokens;
@@ -23,8 +24,8 @@ use axum::{
     routing::{any, get},
 };
 
-pub use self::position::Position;
 use self::protocol::Notifications;
+pub use self::{openapi::operations, position::Position};
 use crate::{
     channel::live::unread_frame,
     model::{Stream, Timestamp, Topic, TopicPattern, UserId},

@@ -28,7 +28,7 @@ const PLATFORMS: [&str; 3] = ["android", "ios", "web"];
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Registration {
+pub(super) struct Registration {
     token: PushToken,
     #[serde(default)]
     platform: Option<String>,

@@ -47,6 +47,5 @@ pub struct PushTokenEntry {
     pub platform: Option<String>,
     /// When it was last registered; set by the daemon.
     #[serde(default, skip_deserializing, skip_serializing_if = "Option::is_none")]
-    #[schemars(skip)]
     pub registered_at: Option<Timestamp>,
 }

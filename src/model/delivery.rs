@@ -68,6 +68,16 @@ impl FromStr for DeliveryId {
     }
 }
 
+impl schemars::JsonSchema for DeliveryId {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "DeliveryId".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "pattern": "^[0-9a-f]{32}$" })
+    }
+}
+
 impl Serialize for DeliveryId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -99,14 +109,14 @@ pub struct Delivery {
 }
 
 /// An address a job asked for that no delivery was made for, kept with the job.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Skipped {
     pub user_id: Option<UserId>,
     pub channel: Channel,
     pub reason: SkippedReason,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SkippedReason {
     /// Neither the job nor the contact has an address for this channel.

@@ -13,7 +13,7 @@ use serde_path_to_error::{Path, Segment};
 const LISTED_LIMIT: usize = 50;
 
 /// One thing wrong: where, what, and what to do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Problem {
     /// JSON path (RFC 9535) in a document (`$.to[0].email`), key path in the configuration (`store.url`).
     pub path: String,

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{Timestamp, UserId};
 
 /// What was revoked.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Revoked {
     /// Every token of this user that was issued up to that moment, so that a new login works.
@@ -15,7 +15,7 @@ pub enum Revoked {
 }
 
 /// A revocation, as it is kept and shown.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Revocation {
     pub id: i64,
     #[serde(flatten)]

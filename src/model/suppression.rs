@@ -15,7 +15,7 @@ const LIST_NAME_LIMIT: usize = 40;
 
 /// Why an address is on the suppression list. Of two entries that last as long, the later one in this order stays: what a person has
 /// said weighs more than what a machine has found, and only an operator undoes what an operator did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SuppressionReason {
     /// Mail to it came back.
@@ -98,7 +98,7 @@ impl FromStr for ListName {
 parsed_text!(ListName, { "type": "string", "pattern": "^[a-z0-9_-]{1,40}$" });
 
 /// An entry of the suppression list, as it is found again.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, schemars::JsonSchema)]
 pub struct SuppressionKey {
     pub channel: Channel,
     /// In the form of [`canonical_address`].

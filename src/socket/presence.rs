@@ -72,7 +72,8 @@ impl TryFrom<String> for Present {
 }
 
 /// What is known of somebody.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[schemars(rename = "Presence")]
 pub struct Seen {
     pub online: bool,
     pub connections: usize,

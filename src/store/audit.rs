@@ -7,7 +7,7 @@ use super::{Store, StoreError};
 use crate::model::{Channel, Status};
 
 /// What was accepted, beside where it is now.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Audit {
     pub balanced: bool,
     pub accepted: i64,
@@ -22,7 +22,7 @@ pub struct Audit {
     pub disagreements: Vec<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct StatusTotal {
     pub status: Status,
     pub deliveries: i64,

@@ -9,7 +9,7 @@ use crate::model::{Channel, Code, DeliveryId, DeliveryKey, JobId, Status};
 const STEP: u32 = 1000;
 
 /// What a cancel did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub struct Cancelled {
     /// Deliveries that will not be sent, those not made yet included.
     pub cancelled: u64,

@@ -15,7 +15,8 @@ const SCAN_LIMIT: usize = 5000;
 const REORDER_LIMIT: usize = 1000;
 
 /// A job as operators see it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, schemars::JsonSchema)]
+#[schemars(rename = "JobRecord")]
 pub struct JobView {
     #[serde(skip)]
     pub num: i64,
@@ -34,7 +35,7 @@ pub struct JobView {
     pub next_cursor: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum JobStatus {
     /// Some delivery is queued or sending.
@@ -45,7 +46,8 @@ pub enum JobStatus {
 }
 
 /// A delivery as operators see it: the address masked.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, schemars::JsonSchema)]
+#[schemars(rename = "DeliveryRecord")]
 pub struct DeliveryView {
     #[serde(skip)]
     pub key: DeliveryKey,
@@ -74,7 +76,7 @@ pub struct DeliveryView {
 }
 
 /// What became of a message after it was sent, as far as its provider has told us.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Confirmations {
     pub delivered_at: Option<Timestamp>,
     pub opened_at: Option<Timestamp>,
@@ -82,7 +84,7 @@ pub struct Confirmations {
 }
 
 /// How many attempts were recorded, or each of them.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, schemars::JsonSchema)]
 #[serde(untagged)]
 pub enum Attempts {
     Count(u32),
@@ -90,7 +92,8 @@ pub enum Attempts {
 }
 
 /// One call to one provider.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, schemars::JsonSchema)]
+#[schemars(rename = "Attempt")]
 pub struct AttemptView {
     pub number: u32,
     pub provider: Option<String>,

@@ -45,7 +45,7 @@ pub struct NewSuppression {
 }
 
 /// What became of addresses put on the list.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Suppressed {
     /// Were not on it.
     pub added: u64,
@@ -56,7 +56,8 @@ pub struct Suppressed {
 }
 
 /// An entry, as operators see it: with the address, which is what it is about.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[schemars(rename = "Suppression")]
 pub struct SuppressionView {
     #[serde(flatten)]
     pub key: SuppressionKey,

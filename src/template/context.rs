@@ -102,8 +102,8 @@ impl fmt::Debug for Context {
     }
 }
 
-/// Recursion is bounded by the depth at which `serde_json` stops reading (128).
-fn convert(json: &Json) -> Value {
+/// JSON as templates read it. Recursion is bounded by the depth at which `serde_json` stops reading (128).
+pub fn convert(json: &Json) -> Value {
     match json {
         Json::Null => Value::from(()),
         Json::Bool(truth) => Value::from(*truth),

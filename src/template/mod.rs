@@ -55,6 +55,7 @@ use self::{
     part::{Part, Parts},
     schema::Schema,
 };
+pub(crate) use self::context::convert;
 pub use self::{
     error::{Fault, RenderError},
     lint::Finding,

@@ -4,11 +4,13 @@
 //! applied by the store in one commit; only then is it answered, so that what is not written is told again.
 
 mod body;
+mod openapi;
 mod page;
 mod sendgrid;
 mod twilio;
 mod unsubscribe;
 
+pub use self::openapi::operations;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},

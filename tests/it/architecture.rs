@@ -11,7 +11,7 @@ const LINES_LIMIT: usize = 500;
 /// Layers from the bottom up. A module may use those strictly below its own.
 const LAYERS: [&[&str]; 12] = [
     &["model"],
-    &["config", "event", "retry", "intake::expand", "intake::decode", "intake::schema", "template"],
+    &["config", "event", "retry", "intake::expand", "intake::decode", "intake::schema", "openapi", "template"],
     &["store"],
     &["socket", "amqp"],
     &["channel"],

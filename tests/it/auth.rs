@@ -32,7 +32,7 @@ pub async fn told(public: &Api, token: &str) -> String {
     let answer = public.with_bearer(token).post("/v1/tickets", &json!({})).await;
     match answer.status {
         201 => "good".to_owned(),
-        401 => answer.body["error"].as_str().unwrap().to_owned(),
+        401 => answer.body["detail"].as_str().unwrap().to_owned(),
         status => panic!("{status}: {}", answer.text),
     }
 }

@@ -54,7 +54,7 @@ struct Shared {
 }
 
 /// What operators see of it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, schemars::JsonSchema)]
 pub struct AmqpStatus {
     /// Without the password.
     pub url: String,

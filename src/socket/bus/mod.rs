@@ -74,7 +74,7 @@ impl ControlReceiver {
 }
 
 /// How the link is doing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct BusStatus {
     /// Without the password.
     pub url: String,

@@ -66,11 +66,11 @@ async fn bad_requests_are_told_what_to_write() {
     let daemon = setup.start().await;
     let api = as_user(&daemon, "42");
     for body in [json!({}), json!({ "ids": [1], "all": true }), json!({ "ids": vec![1; 1001] })] {
-        let answer = api.post("/v1/inbox/read", &body).await.expect(400);
-        assert!(answer["error"].is_string() && answer["code"] == "invalid", "{answer}");
+        api.post("/v1/inbox/read", &body).await.expect_problem(400, "invalid");
     }
-    api.post("/v1/inbox/read", &json!({ "ids": "all" })).await.expect(422);
-    assert!(api.post("/v1/inbox/eat", &json!({ "all": true })).await.expect(404)["error"].as_str().unwrap().contains("archive"));
+    api.post("/v1/inbox/read", &json!({ "ids": "all" })).await.expect_problem(422, "invalid");
+    let unknown = api.post("/v1/inbox/eat", &json!({ "all": true })).await.expect_problem(404, "not_found");
+    assert!(unknown["detail"].as_str().unwrap().contains("archive"));
     api.get("/v1/inbox?limit=x").await.expect(400);
     api.get("/v1/inbox?colour=red").await.expect(400);
     daemon.public_api().get("/v1/inbox").await.expect(401);
