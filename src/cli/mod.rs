@@ -16,6 +16,7 @@ mod client;
 mod dev;
 mod events;
 mod failure;
+mod import_env;
 mod job;
 mod log;
 mod log_writer;
@@ -110,10 +111,12 @@ enum Command {
     Audit(audit::AuditArgs),
     /// Check the configuration and the templates, and print the configuration in effect
     Check(check::CheckArgs),
-    /// List templates, or see what one says
+    /// List templates, find what is wrong with them, or see what one says
     Template(template::TemplateArgs),
-    /// Print the JSON Schema of jobs or of the configuration
+    /// Print the JSON Schema of jobs or of the configuration, or the OpenAPI document of everything over HTTP
     Schema(schema::SchemaArgs),
+    /// Make a configuration from the settings of the Django system that is replaced
+    ImportEnv(import_env::ImportEnvArgs),
     /// Make a token that opens a user's sockets, for development
     Token(token::TokenArgs),
     /// Print a script that completes this command line in your shell
@@ -162,6 +165,7 @@ impl Cli {
             Command::Check(args) => check::run(&args, &global),
             Command::Template(args) => template::run(&args, &global),
             Command::Schema(args) => schema::run(&args),
+            Command::ImportEnv(args) => import_env::run(&args),
             Command::Token(args) => token::run(&args, &global),
             Command::Completions(args) => schema::completions(&args),
         }
