@@ -6,6 +6,7 @@ use super::{
     api::{DeliveriesAnswer, StatusAnswer},
     contacts::UserAnswer,
     revocations, suppressions,
+    templates::{PreviewAnswer, PreviewRequest},
 };
 use crate::{
     channel::outbox::Captured,
@@ -13,6 +14,7 @@ use crate::{
     model::{Contact, Revocation},
     openapi::{self, Listener, Operation, Schemas, list_of},
     store::{Audit, Cancelled, JobView, Suppressed},
+    template::Refused,
     webhook,
 };
 
@@ -77,7 +79,16 @@ fn of_jobs(schemas: &mut Schemas) -> Vec<Operation> {
             .given("channel", "email")
             .given("limit", 10)
             .answers(200, "A page.", schemas.answer::<DeliveriesAnswer>()),
-        admin("get", "/v1/templates", "listTemplates", "The templates that are loaded.").answers(200, "All of them.", templates()),
+        admin("get", "/v1/templates", "listTemplates", "The templates that are loaded.").answers(
+            200,
+            "All of them.",
+            templates(&schemas.answer::<Refused>()),
+        ),
+        admin("post", "/v1/templates/{name}/preview", "previewTemplate", "What a template says on each of its channels, with any data.")
+            .given("name", "generic")
+            .takes(schemas.request::<PreviewRequest>())
+            .example(json!({ "data": { "title": "Habari", "message": "The flat is yours to see." }, "locale": "sw", "channels": ["sms"] }))
+            .answers(200, "What it says, and why it says nothing on the other channels.", schemas.answer::<PreviewAnswer>()),
         admin("get", "/v1/outbox", "listOutbox", "Messages that were captured instead of sent, the newest first.")
             .asks(&[("channel", "string", "`email`, `sms` or `push`."), ("user", "string", "A user id."), LIMIT])
             .given("limit", 5)
@@ -194,10 +205,18 @@ fn of_the_daemon(schemas: &mut Schemas) -> Vec<Operation> {
         admin("get", "/", "console", "The console.").open().answers_text(200, "The page.", "text/html"),
         admin("get", "/console.css", "consoleStyle", "The console's style.").open().answers_text(200, "It.", "text/css"),
         admin("get", "/console.js", "consoleScript", "The console's script.").open().answers_text(200, "It.", "text/javascript"),
+        admin("get", "/page.js", "pageScript", "What the pages' scripts share.").open().answers_text(200, "It.", "text/javascript"),
+        admin("get", "/templates", "templatesPage", "The page that shows what templates say.").open().answers_text(
+            200,
+            "The page.",
+            "text/html",
+        ),
+        admin("get", "/templates.css", "templatesStyle", "That page's style.").open().answers_text(200, "It.", "text/css"),
+        admin("get", "/templates.js", "templatesScript", "That page's script.").open().answers_text(200, "It.", "text/javascript"),
     ]
 }
 
-fn templates() -> Value {
+fn templates(refused: &Value) -> Value {
     let texts = json!({ "type": "array", "items": { "type": "string" } });
     let template = json!({
         "type": "object",
@@ -207,7 +226,15 @@ fn templates() -> Value {
             "unsubscribe": { "type": ["string", "null", "boolean"] }, "sample": {},
         },
     });
-    json!({ "type": "object", "required": ["templates"], "properties": { "templates": list_of(&template) } })
+    json!({
+        "type": "object",
+        "required": ["templates", "loaded_at", "refused"],
+        "properties": {
+            "templates": list_of(&template),
+            "loaded_at": { "type": "string", "format": "date-time" },
+            "refused": { "description": "A newer set that could not be used.", "oneOf": [refused, { "type": "null" }] },
+        },
+    })
 }
 
 fn messages(captured: &Value) -> Value {

@@ -34,7 +34,7 @@ pub(super) struct PreviewRequest {
     channels: Option<Vec<Channel>>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct PreviewAnswer {
     /// What the channels carry, in the order asked for.
     bodies: Vec<Value>,
@@ -42,7 +42,7 @@ pub(super) struct PreviewAnswer {
     problems: Vec<ChannelProblem>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct ChannelProblem {
     channel: Channel,
     #[serde(flatten)]

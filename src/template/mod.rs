@@ -47,6 +47,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use minijinja::Value;
 use serde_json::Map;
 
+pub(crate) use self::context::convert;
 use self::{
     content::render_content,
     context::Context,
@@ -55,7 +56,6 @@ use self::{
     part::{Part, Parts},
     schema::Schema,
 };
-pub(crate) use self::context::convert;
 pub use self::{
     error::{Fault, RenderError},
     lint::Finding,

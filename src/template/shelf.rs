@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Templates;
@@ -19,7 +20,7 @@ struct Shelved {
 }
 
 /// Which set is in use, for operators.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct ShelfStatus {
     pub templates: usize,
     pub loaded_at: Timestamp,
@@ -28,7 +29,7 @@ pub struct ShelfStatus {
 }
 
 /// Newer files that cannot be used.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Refused {
     /// When they were first refused; later tries keep it.
     pub since: Timestamp,
