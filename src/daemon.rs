@@ -39,7 +39,7 @@ use crate::{
     config::{Config, ListenAddress, TemplatesConfig},
     event::{Event, emit},
     feed::EventFeed,
-    intake::{amqp::AmqpIntake, http::HttpIntake, refusals},
+    intake::{amqp::AmqpIntake, http::HttpIntake, problem_details::ProblemDetails, refusals},
     lane::{Carried, Carrier, Lane},
     model::{Channel, PerChannel, Problem, Timestamp},
     socket::{self, Authenticator, Bus, Endpoint, ListenerCounters, ListenerSettings, Tls},
@@ -360,10 +360,12 @@ impl Daemon {
             .router(&self.config, &self.store, &self.authenticator)
             .merge(webhook::router(self.webhook_state()))
             .merge(admin::docs::public_router());
-        match &self.chat {
+        let router = match &self.chat {
             Some(chat) => router.merge(chat::router(chat.clone(), authentication::origins(&self.config.public))),
             None => router,
-        }
+        };
+        // Else it would be whichever router's was merged first, and ask for a token.
+        router.fallback(async || ProblemDetails::not_found("there is nothing here; hint: /openapi.json lists what is"))
     }
 
     fn webhook_state(&self) -> WebhookState {

@@ -22,7 +22,7 @@ const SECRETS: [&str; 6] = [
 
 /// A `.env` as it is found in the wild: quotes, remarks, `export`, and lines that mean nothing here.
 fn full() -> String {
-    let [sendgrid, twilio, mail, redis, django, fernet] = SECRETS;
+    let [sendgrid, twilio, mail, _, django, fernet] = SECRETS;
     format!(
         "# settings\r\nDEBUG=False\r\nexport SENDGRID_API_KEY={sendgrid}\r\nDEFAULT_FROM_EMAIL=\"SmartDalali <hello@example.com>\"\r\n\
          TWILIO_ACCOUNT_SID=AC00000000000000000000000000000000 # live\r\nTWILIO_AUTH_TOKEN='{twilio}'\r\nTWILIO_PHONE_NUMBER=+255712345678\r\n\

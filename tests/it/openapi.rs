@@ -18,7 +18,7 @@ use tokio::{
 
 use crate::{
     chat::Conversing,
-    support::{Answer, Api, Daemon, docs, job, python, recipient, token},
+    support::{Answer, Api, Daemon, docs, job, python, recipient},
 };
 
 const FILE: &str = "schemas/openapi.json";
@@ -131,6 +131,11 @@ async fn start() -> (Conversing, Daemon) {
     (conversing, daemon)
 }
 
+/// A token of user 42, as `tarishi dev` gives to whoever asks.
+async fn token(daemon: &Daemon) -> String {
+    daemon.api.get("/v1/dev/token?user=42").await.expect(200)["token"].as_str().unwrap().to_owned()
+}
+
 #[test]
 fn the_document_is_the_one_the_program_prints() {
     let printed = Command::new(env!("CARGO_BIN_EXE_tarishi")).args(["schema", "openapi"]).output().unwrap();
@@ -214,7 +219,7 @@ fn every_route_is_in_the_document() {
 #[tokio::test]
 async fn every_operation_is_served_and_no_method_beside_them() {
     let (_setup, daemon) = start().await;
-    let public = daemon.public_api().with_bearer(&token("42"));
+    let public = daemon.public_api().with_bearer(&token(&daemon).await);
     let document = document();
     for (path, methods) in document["paths"].as_object().unwrap() {
         let methods = methods.as_object().unwrap();
@@ -236,16 +241,26 @@ async fn every_operation_is_served_and_no_method_beside_them() {
     }
 }
 
-/// What the document does not name is an error: else a misspelled member would pass.
+/// What the document does not name is an error: else a misspelled member would pass. Where an object is told in parts, each part knows only
+/// its own members.
 fn close(schema: &mut Value) {
-    if let Some(members) = schema.as_object_mut() {
-        let is_part = members.contains_key("allOf") || members.contains_key("oneOf") || members.contains_key("anyOf");
-        if members.get("properties").is_some_and(Value::is_object) && !is_part {
-            members.entry("additionalProperties").or_insert(json!(false));
+    match schema {
+        Value::Object(members) => {
+            let is_object = members.get("properties").is_some_and(Value::is_object);
+            let is_in_parts = ["allOf", "oneOf", "anyOf"].iter().any(|parts| members.contains_key(*parts));
+            if is_object && !is_in_parts {
+                members.entry("additionalProperties").or_insert(json!(false));
+            }
+            for (name, member) in members.iter_mut().filter(|(name, _)| *name != "example") {
+                if is_object && matches!(name.as_str(), "allOf" | "oneOf" | "anyOf") {
+                    member.as_array_mut().unwrap().iter_mut().for_each(|part| close(&mut part["properties"]));
+                } else {
+                    close(member);
+                }
+            }
         }
-        members.iter_mut().filter(|(name, _)| *name != "example").for_each(|(_, member)| close(member));
-    } else if let Some(items) = schema.as_array_mut() {
-        items.iter_mut().for_each(close);
+        Value::Array(items) => items.iter_mut().for_each(close),
+        _ => {}
     }
 }
 
@@ -265,7 +280,7 @@ async fn open(daemon: &Daemon, path: &str) -> u16 {
         "GET {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
         daemon.public,
-        token("42")
+        token(daemon).await
     );
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut head = Vec::new();
@@ -297,7 +312,7 @@ async fn ask(daemon: &Daemon, document: &Value, place: &(String, String, Value))
         return Value::Null;
     }
     let is_public = operation["x-listener"] == "public";
-    let api: Api = if is_public { daemon.public_api().with_bearer(&token("42")) } else { daemon.api.clone() };
+    let api: Api = if is_public { daemon.public_api().with_bearer(&token(daemon).await) } else { daemon.api.clone() };
     let mut request = api.request(Method::from_bytes(method.to_uppercase().as_bytes()).unwrap(), &asked);
     if let Some((media_type, body)) = operation["requestBody"]["content"].as_object().and_then(|content| content.iter().next()) {
         assert_eq!(media_type, "application/json");
@@ -391,7 +406,7 @@ fn check_error(path: &str, answer: Answer, status: u16, code: Option<&str>) {
 #[tokio::test]
 async fn every_error_is_problem_details() {
     let (_conversing, daemon) = start().await;
-    let (nobody, public) = (daemon.public_api(), daemon.public_api().with_bearer(&token("42")));
+    let (nobody, public) = (daemon.public_api(), daemon.public_api().with_bearer(&token(&daemon).await));
     let document = document();
     let asked = |path: &str| path.replace("{change}", "read").replace("{topic}", "*").replace("{token}", "x").replace("{user}", "9");
     for (path, method, operation) in operations(&document) {
