@@ -360,6 +360,13 @@ async fn the_examples_are_true() {
             daemon.finished("another").await;
         }
         if !answer.is_null() && *id != "openapi" {
+            // What opens something is not shown.
+            let mut answer = answer;
+            for name in ["token", "ticket"].iter().filter(|_| matches!(*id, "developmentToken" | "makeTicket")) {
+                if let Some(secret) = answer.get_mut(*name) {
+                    *secret = json!("…");
+                }
+            }
             recorded.insert((*id).to_owned(), answer);
         }
     }
