@@ -48,7 +48,7 @@ pub async fn uniform(request: Request, next: Next) -> Response {
     // What a handler left half done is its own: nothing of it is used here.
     let Ok(mut response) = AssertUnwindSafe(next.run(request)).catch_unwind().await else {
         emit(&Event::HandlerPanicked { route: route.as_ref().map_or("", MatchedPath::as_str) });
-        return told(&path, Response::default(), StatusCode::INTERNAL_SERVER_ERROR, json!({ "error": PANICKED, "code": "panicked" }));
+        return told(&path, Response::default(), StatusCode::INTERNAL_SERVER_ERROR, &json!({ "error": PANICKED, "code": "panicked" }));
     };
     let is_late = timed_out.load(Ordering::Relaxed) && response.status().is_client_error();
     if is_late {
@@ -61,7 +61,7 @@ pub async fn uniform(request: Request, next: Next) -> Response {
     }
     let (parts, body) = response.into_parts();
     let said = if is_late { json!({}) } else { said(&axum::body::to_bytes(body, READ_LIMIT).await.unwrap_or_default()) };
-    told(&path, Response::from_parts(parts, Body::empty()), status, said)
+    told(&path, Response::from_parts(parts, Body::empty()), status, &said)
 }
 
 const PANICKED: &str = "a bug in the daemon; its log says where. What was asked for may be done or not";
@@ -83,7 +83,7 @@ fn said(body: &[u8]) -> Value {
 }
 
 /// The answer with the headers of `response`, which may say when to come again or how to sign in.
-fn told(path: &str, mut response: Response, status: StatusCode, said: Value) -> Response {
+fn told(path: &str, mut response: Response, status: StatusCode, said: &Value) -> Response {
     let (code, meaning) = meaning(status);
     let title = status.canonical_reason().unwrap_or("Error");
     let detail = said["error"].as_str().filter(|error| *error != title).unwrap_or(meaning);

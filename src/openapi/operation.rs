@@ -28,6 +28,11 @@ pub enum Refusal {
 /// Name, type and meaning of each.
 pub type Parameters = &'static [(&'static str, &'static str, &'static str)];
 
+/// A media type, and the schema of what is in it.
+type Content = (&'static str, Value);
+/// A status, what it means, and what it brings.
+type Answer = (u16, &'static str, Option<Content>);
+
 /// One method of one path, as far as it is told so far.
 #[derive(Debug)]
 pub struct Operation {
@@ -41,9 +46,9 @@ pub struct Operation {
     refusal: Refusal,
     query: Parameters,
     headers: Parameters,
-    body: Option<(&'static str, Value)>,
+    body: Option<Content>,
     body_may_be_left_out: bool,
-    answers: Vec<(u16, &'static str, Option<(&'static str, Value)>)>,
+    answers: Vec<Answer>,
     given: Vec<(&'static str, Value)>,
     example: Option<Value>,
 }

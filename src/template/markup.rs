@@ -131,10 +131,9 @@ fn tag_end(tag: &str, close: &str) -> usize {
                 characters.next();
             }
             Some(open) if open == character => quote = None,
-            Some(_) => {}
             None if tag[index..].starts_with(close) => return index + close.len(),
             None if matches!(character, '"' | '\'') => quote = Some(character),
-            None => {}
+            _ => {}
         }
     }
     tag.len()

@@ -183,9 +183,8 @@ impl Masked {
                 }
                 // What an author notes is not for readers.
                 Piece::Comment(range) if source[range.clone()].starts_with("<!--") && !source[range.clone()].starts_with("<!--[") => {}
-                Piece::Comment(range) => self.text.push_str(&source[range]),
                 Piece::Text(range) if self.open.last().is_some_and(|name| name == "mj-style") => self.style(file, line, &source[range]),
-                Piece::Text(range) => self.text.push_str(&source[range]),
+                Piece::Comment(range) | Piece::Text(range) => self.text.push_str(&source[range]),
             }
             if self.text.len() > SIZE_LIMIT {
                 return Err(Fault::new(file, format!("is larger than {SIZE_LIMIT} bytes with what it includes"), "include less"));

@@ -105,15 +105,12 @@ fn path(root: &str, data: &Value, pointer: &str) -> String {
     let (mut path, mut here) = (root.to_owned(), Some(data));
     for step in pointer.split('/').skip(1) {
         let name = step.replace("~1", "/").replace("~0", "~");
-        match here {
-            Some(Value::Array(elements)) => {
-                path = format!("{path}[{name}]");
-                here = name.parse::<usize>().ok().and_then(|place| elements.get(place));
-            }
-            _ => {
-                path = member(&path, &name);
-                here = here.and_then(|here| here.get(&name));
-            }
+        if let Some(Value::Array(elements)) = here {
+            path = format!("{path}[{name}]");
+            here = name.parse::<usize>().ok().and_then(|place| elements.get(place));
+        } else {
+            path = member(&path, &name);
+            here = here.and_then(|here| here.get(&name));
         }
     }
     path
@@ -123,7 +120,7 @@ fn member(path: &str, name: &str) -> String {
     let is_plain = name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     let name = model::cut(name, NAME_LIMIT);
-    if is_plain { format!("{path}.{name}") } else { format!("{path}[{}]", Value::from(name.to_string())) }
+    if is_plain { format!("{path}.{name}") } else { format!("{path}[{}]", Value::from(name)) }
 }
 
 #[cfg(test)]

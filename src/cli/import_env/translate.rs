@@ -262,7 +262,11 @@ impl Translation<'_> {
                 self.plan.notes.push(note.to_owned());
             }
             Some(_) => {
-                self.wrong("MESSAGE_ENCRYPTION_KEY", "not a Fernet key", "44 characters of URL-safe Base64, as Fernet.generate_key() makes")
+                self.wrong(
+                    "MESSAGE_ENCRYPTION_KEY",
+                    "not a Fernet key",
+                    "44 characters of URL-safe Base64, as Fernet.generate_key() makes",
+                );
             }
             None => self.plan.missing.push(("MESSAGE_ENCRYPTION_KEY", "no chat; `tarishi chat new-key` makes a key")),
         }
