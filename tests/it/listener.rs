@@ -20,7 +20,8 @@ const TLS_FAILED: &str = "tarishi_connections_tls_failed_total{listener=\"public
 async fn status(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), lines: &str) -> Option<u16> {
     stream.write_all(format!("GET /nowhere HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n").as_bytes()).await.ok()?;
     let mut answer = Vec::new();
-    while !answer.windows(4).any(|end| end == b"\r\n\r\n") {
+    // Problem details are one object: the end of it is the end of the answer.
+    while !answer.ends_with(b"}") {
         if stream.read_buf(&mut answer).await.ok()? == 0 {
             return None;
         }
