@@ -61,7 +61,7 @@ impl Measure {
         match self {
             Self::Sms { segments, limit, .. } if segments > limit => Some((
                 format!("takes {segments} segments; templates.sms_segments_limit is {limit}"),
-                "shorten it, or cut what comes from the data: {{ text | truncate(length=100) }}",
+                "shorten it, or cut what comes from the data: {{ text[:100] }}",
             )),
             Self::Push { bytes, limit } if bytes > limit => {
                 Some((format!("takes {bytes} bytes; templates.push_size_limit is {limit}"), "shorten it: what opens can load the rest"))

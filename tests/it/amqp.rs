@@ -159,6 +159,8 @@ async fn poison_is_rejected_with_its_reason_and_as_it_came() {
     version["v"] = json!(2);
     let mut unknown_template = mail("template");
     unknown_template["template"] = json!("no_such");
+    let mut without_message = mail("data");
+    without_message["data"] = json!({ "title": "Habari" });
     let many: Vec<Value> = (0..20_000).map(|user| json!({ "user_id": user })).collect();
     let deep = [b"{\"data\":".repeat(200), b"1".to_vec(), b"}".repeat(200)].concat();
     let encoded = |encoding: &str| persistent().with_content_encoding(encoding.into());
@@ -180,6 +182,7 @@ async fn poison_is_rejected_with_its_reason_and_as_it_came() {
         ("invalid", "$.tmplate", persistent(), bytes(&misspelt)),
         ("invalid", "$.v", persistent(), bytes(&version)),
         ("invalid", "$.template", persistent(), bytes(&unknown_template)),
+        ("invalid", "$.data.message", persistent(), bytes(&without_message)),
         ("invalid", "$.to", persistent(), bytes(&job("many", &many, &["email"]))),
         ("invalid", "$.data.tmplate", typed(events), bytes(&json!({ "specversion": "1.0", "id": "e", "data": misspelt }))),
         ("invalid", "message_id", persistent().with_message_id(" x ".into()), bytes(&without_id(mail("x")))),

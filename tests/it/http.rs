@@ -163,6 +163,19 @@ async fn a_bad_job_is_told_everything_that_is_wrong_with_it() {
     let told = problems(&unknown.expect_problem(422, "invalid"));
     assert_eq!(told, ["$.template: no template is called `genric` (did you mean `generic`?)"]);
 
+    let poor = json!({ "template": "generic", "to": [recipient("42")], "data": { "title": 7 } });
+    let mut told = problems(&daemon.api.post("/v1/jobs", &poor).await.expect_problem(422, "invalid"));
+    told.sort();
+    assert_eq!(told.len(), 2, "{told:#?}");
+    assert!(told[0].starts_with("$.data.message: is missing"), "{told:#?}");
+    assert!(told[1].starts_with("$.data.title: has the wrong type: string is expected"), "{told:#?}");
+    let rich = json!({ "id": "rich", "template": "generic", "to": [recipient("42")], "data": { "title": "a", "message": "b" } });
+    let mut both = json!([rich, poor]);
+    both[1]["id"] = json!("poor");
+    let told = problems(&daemon.api.post("/v1/jobs", &both).await.expect_problem(422, "invalid"));
+    assert!(told.iter().all(|problem| problem.starts_with("$[1].data.")), "{told:#?}");
+    daemon.api.get("/v1/jobs/rich").await.expect_problem(404, "job_not_found");
+
     let request = daemon.api.request(Method::POST, "/v1/jobs").header("content-type", "application/json").body("{\"to\": ");
     Answer::of(request).await.unwrap().expect_problem(422, "malformed");
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
