@@ -207,16 +207,7 @@ impl Inner {
         for (place, decoded) in jobs.iter().enumerate() {
             let Some(name) = &decoded.job.template else { continue };
             let root = if jobs.len() == 1 { "$".to_owned() } else { format!("$[{place}]") };
-            if templates.channels(name).is_some() {
-                problems.extend(templates.check(name, &format!("{root}.data"), &decoded.job.data));
-            } else {
-                let path = format!("{root}.template");
-                let hint = match templates.nearest(name) {
-                    Some(nearest) => format!("did you mean `{nearest}`?"),
-                    None => "see `tarishi template list`".to_owned(),
-                };
-                problems.push(Problem::new(path, format!("no template is called `{name}`"), hint));
-            }
+            problems.extend(templates.check(name, &root, &decoded.job.data));
         }
         if problems.is_empty() { Ok(()) } else { Err(NotAccepted::Invalid(problems)) }
     }

@@ -5,6 +5,7 @@
 
 mod chat;
 mod delivery;
+mod intake;
 mod store;
 mod templates;
 
@@ -12,7 +13,7 @@ use metrics::counter;
 use tracing::{error, info, warn};
 
 pub use self::delivery::count_failed;
-use self::{chat::emit_chat, delivery::emit_delivery, store::emit_store, templates::emit_templates};
+use self::{chat::emit_chat, delivery::emit_delivery, intake::emit_intake, store::emit_store, templates::emit_templates};
 use crate::model::{Channel, Code, Delivery, DeliveryId, JobId, Outcome, Problem, Status, SuppressionReason, Timestamp};
 
 /// Something that happened.
@@ -389,38 +390,6 @@ fn emit_daemon(event: &Event<'_>) {
             warn!("mails that can be refused go out without an unsubscribe link: public.base_url has to be https, as mail clients want it");
         }
         Event::NoTokensAccepted => warn!("no [[auth.jwt.keys]] configured: every socket is refused"),
-        _ => {}
-    }
-}
-
-fn emit_intake(event: &Event<'_>) {
-    match event {
-        Event::JobAccepted { job, template, deliveries, skipped, traceparent } => {
-            counter!("tarishi_jobs_total", "result" => "accepted").increment(1);
-            counter!("tarishi_deliveries_accepted_total").increment(u64::from(*deliveries));
-            info!(%job, template, deliveries, skipped, traceparent, "job accepted");
-        }
-        Event::JobRepeated { job } => {
-            counter!("tarishi_jobs_total", "result" => "repeated").increment(1);
-            info!(%job, "job repeated: answered as before");
-        }
-        Event::HandlerPanicked { route } => {
-            counter!("tarishi_requests_panicked_total").increment(1);
-            error!(route, "request panicked: this is a bug, please report it with the lines on stderr before this one");
-        }
-        Event::JobRefused { code, problems } => {
-            counter!("tarishi_jobs_total", "result" => *code).increment(1);
-            info!(code, problems, "job refused");
-        }
-        Event::JobRejected { reason, message_id, problems } => {
-            counter!("tarishi_jobs_total", "result" => *reason).increment(1);
-            warn!(reason, message_id, problems, "job rejected: it is on the queue tarishi.rejected; see `tarishi rejected list`");
-        }
-        Event::JobCancelled { job, by, cancelled, too_late } => {
-            counter!("tarishi_jobs_cancelled_total").increment(1);
-            info!(%job, by, cancelled, too_late, "job cancelled");
-        }
-        Event::ContactChanged { user, by, what } => info!(user, by, what, "contact changed"),
         _ => {}
     }
 }

@@ -9,6 +9,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use serde_path_to_error::{Path, Segment};
 
+use super::text::is_broken;
+
 /// More problems than this are not listed: whoever sent them has enough to do.
 const LISTED_LIMIT: usize = 50;
 
@@ -23,8 +25,16 @@ pub struct Problem {
 
 impl Problem {
     pub fn new(path: impl Into<String>, problem: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { path: path.into(), problem: problem.into(), hint: hint.into() }
+        Self { path: on_one_line(path.into()), problem: on_one_line(problem.into()), hint: hint.into() }
     }
+}
+
+/// With what breaks or turns around a line written out, as names that strangers made up may have it.
+fn on_one_line(text: String) -> String {
+    if !text.chars().any(is_broken) {
+        return text;
+    }
+    text.chars().map(|c| if is_broken(c) { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 
 impl std::fmt::Display for Problem {

@@ -148,10 +148,16 @@ impl Templates {
         Some(self.by_name.get(name)?.unsubscribe.as_ref()?.as_shared().clone())
     }
 
-    /// What the schema of `name` says against `data`, with paths that start with `root` (`$.data`). Nothing where there is no schema.
+    /// What keeps a job at `root` (`$`) from naming the template `name` with `data`: there is none, or its schema says otherwise.
     pub fn check(&self, name: &TemplateName, root: &str, data: &Map<String, serde_json::Value>) -> Vec<Problem> {
-        let schema = self.by_name.get(name).and_then(|template| template.schema.as_ref());
-        schema.map_or_else(Vec::new, |schema| schema.check(root, data))
+        let Some(template) = self.by_name.get(name) else {
+            let hint = match self.nearest(name) {
+                Some(nearest) => format!("did you mean `{nearest}`?"),
+                None => "see `tarishi template list`".to_owned(),
+            };
+            return vec![Problem::new(format!("{root}.template"), format!("no template is called `{name}`"), hint)];
+        };
+        template.schema.as_ref().map_or_else(Vec::new, |schema| schema.check(&format!("{root}.data"), data))
     }
 
     /// The template that was probably meant by `name`, for hints.

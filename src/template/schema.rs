@@ -33,7 +33,7 @@ impl Schema {
             return Err(Problem::new(file, "is not a JSON object", HINT));
         }
         let validator = jsonschema::draft202012::options().should_validate_formats(true).build(&schema).map_err(|error| {
-            if matches!(error.kind(), Kind::Referencing(_)) {
+            if matches!(error.kind(), ValidationErrorKind::Referencing(_)) {
                 let hint = "put what it refers to into the same file, below $defs";
                 return Problem::new(file, "refers to something that is not in it, and nothing is fetched from elsewhere", hint);
             }

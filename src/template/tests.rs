@@ -597,6 +597,6 @@ fn mjml_and_the_shared_sheet_make_mails() {
              (hint: a selector matches inside one file only: remove it, or write it as one class that the tag itself has)",
         ],
     );
-    let told = templates.check(&"t".parse().expect("valid"), "$.data", json!({"name": 7}).as_object().expect("an object"));
+    let told = templates.check(&"t".parse().expect("valid"), "$", json!({"name": 7}).as_object().expect("an object"));
     assert_eq!(told.len(), 1, "{told:?}");
 }

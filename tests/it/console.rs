@@ -19,7 +19,7 @@ async fn the_console_shows_lanes_deliveries_outbox_and_live() {
         let card = format!("#lane-cards article[aria-label='{channel} lane']");
         browser.shows(&daemon, &card, &[channel, "queued", "sent"]).await;
     }
-    browser.shows(&daemon, "#delivery-table", &["sent", "new_message", "a***@e***.com"]).await;
+    browser.shows(&daemon, "#delivery-table", &["sent", "visit_requested", "a***@e***.com"]).await;
     browser.shows(&daemon, "#outbox-list", &["email to asha@example.com"]).await;
     browser.shows(&daemon, "#live-state", &["connected as user 42"]).await;
     // One more, while somebody looks.

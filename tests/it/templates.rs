@@ -143,7 +143,10 @@ async fn a_preview_says_what_each_channel_would() {
     assert_eq!(answer["problems"], json!([]));
     let sms = answer["bodies"].as_array().unwrap().iter().find(|body| body["channel"] == "sms").unwrap();
     assert_eq!(sms["text"], "Rent of TSh 350,000 is due on Jan 15, 2026.");
-    assert_eq!(sms["measure"], json!({ "segments": 1, "encoding": "gsm7", "units": 43, "units_per_segment": 160 }));
+    assert_eq!(
+        sms["measure"],
+        json!({ "channel": "sms", "segments": 1, "encoding": "gsm7", "units": 43, "units_per_segment": 160, "limit": 10 })
+    );
     let data = json!({ "amount": 5, "due": "2026-01-15T22:00:00Z" });
     let asked = json!({ "data": data, "locale": "sw", "timezone": "Africa/Dar_es_Salaam", "channels": ["sms"] });
     let answer = preview(asked).await.expect(200);
