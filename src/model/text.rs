@@ -57,13 +57,15 @@ pub const fn is_broken(c: char) -> bool {
 
 /// `text` without what only tricks use: it comes from strangers and stands among words of ours.
 ///
-/// Taken out are characters that turn around or hide what follows them (bidirectional embeddings, overrides and isolates; tags, as hide
-/// text in emoji), that nobody sees (zero-width spaces, word joiners, byte order marks) and controls. Every kind of line break is a line
-/// feed. What languages and emoji need stays: joiners, direction marks, selectors.
+/// Taken out are characters that turn around or hide what follows them (bidirectional embeddings and overrides, isolates that are not
+/// closed; tags, as hide text in emoji), that nobody sees (zero-width spaces, word joiners, byte order marks) and controls. Every kind of line
+/// break is a line feed. What languages and emoji need stays: joiners, direction marks, selectors, isolates.
 ///
 /// See Unicode Standard Annex 9, section 2, and Technical Report 36, section 2.5.
 pub fn plain(text: &str) -> Cow<'_, str> {
-    if text.chars().all(|c| c == '\n' || !is_trick(c)) {
+    let are_isolates_closed = are_isolates_closed(text);
+    let is_out = |c| is_trick(c) || (is_isolate(c) && !are_isolates_closed);
+    if text.chars().all(|c| c == '\n' || !is_out(c)) {
         return Cow::Borrowed(text);
     }
     let mut plain = String::with_capacity(text.len());
@@ -72,17 +74,30 @@ pub fn plain(text: &str) -> Cow<'_, str> {
         match c {
             '\r' if characters.peek() == Some(&'\n') => {}
             '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{85}' | '\u{2028}' | '\u{2029}' => plain.push('\n'),
-            c if is_trick(c) => {}
+            c if is_out(c) => {}
             c => plain.push(c),
         }
     }
     Cow::Owned(plain)
 }
 
+const fn is_isolate(c: char) -> bool {
+    matches!(c, '\u{2066}'..='\u{2069}')
+}
+
+/// Whether what is isolated ends where the text does, so that nothing of ours is within it.
+fn are_isolates_closed(text: &str) -> bool {
+    let depth = text
+        .chars()
+        .filter(|c| is_isolate(*c))
+        .try_fold(0_u32, |depth, c| if c == '\u{2069}' { depth.checked_sub(1) } else { Some(depth + 1) });
+    depth == Some(0)
+}
+
 const fn is_trick(c: char) -> bool {
     matches!(c,
-        '\u{0}'..='\u{8}' | '\u{a}'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{180e}' | '\u{200b}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
-        | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+        '\u{0}'..='\u{8}' | '\u{a}'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{180e}' | '\u{200b}' | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{2065}' | '\u{206a}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 #[cfg(test)]
@@ -132,7 +147,9 @@ mod tests {
     #[test]
     fn tricks_are_taken_out() {
         check_plain("pay \u{202e}0005\u{202c} TZS", "pay 0005 TZS");
-        check_plain("\u{2067}x\u{2069}\u{202a}+255712345678\u{202c}", "x+255712345678");
+        check_plain("\u{202a}+255712345678\u{202c}", "+255712345678");
+        check_plain("pay \u{2067}0005 TZS", "pay 0005 TZS");
+        check_plain("\u{2069}pay \u{2067}0005 TZS", "pay 0005 TZS");
         check_plain("J\u{200b}u\u{2060}m\u{feff}a", "Juma");
         check_plain("a\u{e0041}\u{e007f}b\0\u{1b}[31m", "ab[31m");
         check_plain("a\r\nb\rc\u{2028}d\u{85}e\u{b}f\n\tg", "a\nb\nc\nd\ne\nf\n\tg");
@@ -140,8 +157,15 @@ mod tests {
 
     #[test]
     fn what_languages_and_emoji_need_stays() {
-        for text in ["Habari\tza leo?\n", "می\u{200c}خواهم", "\u{200f}مرحبا\u{200e}", "👩\u{200d}👧 ❤\u{fe0f}", "co\u{ad}op", "é ＠日本"]
-        {
+        for text in [
+            "Habari\tza leo?\n",
+            "می\u{200c}خواهم",
+            "\u{200f}مرحبا\u{200e}",
+            "\u{2068}Asha\u{2069} \u{2066}x\u{2069}",
+            "👩\u{200d}👧 ❤\u{fe0f}",
+            "co\u{ad}op",
+            "é ＠日本",
+        ] {
             assert!(matches!(plain(text), Cow::Borrowed(same) if same == text), "{text:?}");
         }
     }

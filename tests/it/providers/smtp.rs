@@ -14,7 +14,30 @@ use crate::support::{Daemon, MailServer, Setup, job, until};
 const SENDER: &str = "Tarishi \u{e9}, Ltd.";
 
 /// Every template there is, with its sample's data.
-const TEMPLATES: [&str; 3] = ["generic", "new_message", "verification_code"];
+const TEMPLATES: [&str; 11] = [
+    "agent_response_timeout",
+    "booking_confirmation",
+    "generic",
+    "new_conversation",
+    "new_message",
+    "price_offer",
+    "verification_code",
+    "visit_cancelled",
+    "visit_confirmed",
+    "visit_declined",
+    "visit_requested",
+];
+/// Those whose mails people may refuse.
+const REFUSABLE: [&str; 8] = [
+    "agent_response_timeout",
+    "new_conversation",
+    "new_message",
+    "price_offer",
+    "visit_cancelled",
+    "visit_confirmed",
+    "visit_declined",
+    "visit_requested",
+];
 
 fn keys(server: &MailServer, door: &str) -> Vec<(&'static str, String)> {
     let has_tls = !matches!(door, "plain" | "ascii");
@@ -284,7 +307,7 @@ async fn every_template_arrives_in_both_languages_as_it_was_meant() {
         assert_eq!(headers["reply-to"], json!(["Msaada \u{e9} <help@tarishi.example>"]));
         let after = Timestamp::now().as_millis() / 1000;
         assert!((before..=after).contains(&received["date"].as_i64().unwrap()), "{headers}");
-        assert_eq!(headers.get("list-unsubscribe").is_some(), name == "new_message", "{id}");
+        assert_eq!(headers.get("list-unsubscribe").is_some(), REFUSABLE.contains(&name.as_str()), "{id}");
     }
 }
 
