@@ -104,7 +104,7 @@ fn cases(templates: &Templates, bare: &Environment<'_>, channel: Channel, now: T
             }
             let context = data.iter().map(|(name, member)| (Value::from(name.as_str()), value(member)));
             let (name, reader) = templates.reader(&delivery, now);
-            let context = context.chain([(Value::from(name), reader)]).collect();
+            let context = Value::from_pairs(context.chain([(Value::from(name), reader)]));
             let case = Case { delivery, files, context };
             for file in &case.files {
                 render(bare, file, &case.context)?;
@@ -126,7 +126,7 @@ fn value(json: &Json) -> Value {
         Json::Number(number) => number.as_i64().map_or_else(|| Value::from(number.as_f64()), Value::from),
         Json::String(text) => Value::from(text.as_str()),
         Json::Array(elements) => elements.iter().map(value).collect(),
-        Json::Object(members) => members.iter().map(|(name, member)| (Value::from(name.as_str()), value(member))).collect(),
+        Json::Object(members) => Value::from_pairs(members.iter().map(|(name, member)| (name.as_str(), value(member)))),
     }
 }
 
