@@ -23,6 +23,8 @@ pub(super) enum LinkError {
     Climbs,
     #[error("a link must be https, http, mailto or tel")]
     Scheme,
+    #[error("a link has a name before its host, as in https://bank.example@evil.example")]
+    Disguised,
 }
 
 /// Where links that name no site lead: the front end.
@@ -61,7 +63,13 @@ impl Links {
             Url::parse(&format!("{}/{}", self.base, target.trim_start_matches(['/', '\\'])))
         };
         let url = url.map_err(|_| LinkError::Malformed)?;
-        if SCHEMES.contains(&url.scheme()) { Ok(url.into()) } else { Err(LinkError::Scheme) }
+        if !SCHEMES.contains(&url.scheme()) {
+            return Err(LinkError::Scheme);
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(LinkError::Disguised);
+        }
+        Ok(url.into())
     }
 
     /// The `link` filter. In HTML its result is escaped here, without the entity that the engine makes of every slash.
@@ -118,6 +126,8 @@ mod tests {
         check("java\nscript:alert(1)", Err(LinkError::Malformed));
         check("data:text/html,<b>", Err(LinkError::Scheme));
         check("file:///etc/passwd", Err(LinkError::Scheme));
+        check("https://bank.example@evil.example/x", Err(LinkError::Disguised));
+        check("https://:secret@evil.example/x", Err(LinkError::Disguised));
         check("https://", Err(LinkError::Malformed));
         check("  ", Err(LinkError::Empty));
     }

@@ -124,6 +124,8 @@ fn what_is_missing_is_told_and_what_cannot_be_used_is_named() {
         ("SECRET_KEY=shortsecret", "SECRET_KEY", "shortsecret"),
         ("MESSAGE_ENCRYPTION_KEY=shortsecret", "MESSAGE_ENCRYPTION_KEY", "shortsecret"),
         ("REDIS_URL=http://u:shortsecret@x", "REDIS_URL", "shortsecret"),
+        ("FRONTEND_URL=https://u:shortsecret@app.example.com", "FRONTEND_URL", "shortsecret"),
+        ("FRONTEND_URL=https://a.example.com,https://b.example.com", "FRONTEND_URL", "no value"),
         ("EMAIL_HOST=mail.example.com\nEMAIL_HOST_USER=a", "EMAIL_HOST_PASSWORD", "no value"),
         ("SENDGRID_API_KEY", "line 1", "no value"),
         ("DEBUG=1", ".env has none", "no value"),

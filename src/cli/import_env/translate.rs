@@ -275,11 +275,11 @@ impl Translation<'_> {
     fn places(&mut self) {
         match self.variables.get("FRONTEND_URL").map(str::to_owned) {
             Some(text) => match Url::parse(&text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host()) {
-                Some(url) if url.query().is_none() && url.fragment().is_none() => {
+                Some(url) if is_one_site(&url) => {
                     self.moved("FRONTEND_URL", "templates.link_base_url", text.trim_end_matches('/'));
                     self.moved("FRONTEND_URL", "public.allowed_origins", vec![Value::from(url.origin().ascii_serialization())]);
                 }
-                _ => self.wrong("FRONTEND_URL", "not an http(s) URL", "write it like https://app.example.com"),
+                _ => self.wrong("FRONTEND_URL", "not the http(s) address of one site", "write it like https://app.example.com"),
             },
             None => self.plan.missing.push(("FRONTEND_URL", "links in messages lead to http://127.0.0.1:3000")),
         }
@@ -310,4 +310,10 @@ impl Translation<'_> {
         );
         Ok(self.plan)
     }
+}
+
+/// Whether `url` is the address of a site and nothing else: no list of several, no password.
+fn is_one_site(url: &Url) -> bool {
+    let is_bare = url.query().is_none() && url.fragment().is_none() && url.username().is_empty() && url.password().is_none();
+    is_bare && !url.as_str().contains([',', ' '])
 }
