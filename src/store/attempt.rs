@@ -288,8 +288,8 @@ fn confirm(tx: &mut Tx<'_>, record: &Record, confirmed: Option<Status>) -> rusql
     Ok(Some(status))
 }
 
-/// Keeps an attempt's outcome on its own row: the first that is known, and says whether this one is it. Nothing for a delivery that was
-/// purged meanwhile.
+/// Keeps an attempt's outcome on its own row: the first that is known, unless it turns out later to be sent; and says whether this one is
+/// it. Nothing for a delivery that was purged meanwhile.
 fn keep_attempt(tx: &Tx<'_>, record: &Record) -> rusqlite::Result<bool> {
     let kept = tx
         .connection
@@ -299,7 +299,7 @@ fn keep_attempt(tx: &Tx<'_>, record: &Record) -> rusqlite::Result<bool> {
              ON CONFLICT (job, ordinal, number) DO UPDATE
              SET provider = excluded.provider, started_at = excluded.started_at, finished_at = excluded.finished_at,
                  outcome = excluded.outcome, code = excluded.code, detail = excluded.detail, provider_id = excluded.provider_id
-             WHERE outcome = 'unknown'",
+             WHERE outcome = 'unknown' OR (excluded.outcome = 'sent' AND outcome <> 'sent')",
         )?
         .execute(params![
             record.key.job,

@@ -357,11 +357,11 @@ impl Run {
             Recorded::Late { lifted }
         };
         let kept = one.outcomes.entry(number).or_insert(word);
-        if *kept == "unknown" {
+        // A second answer for an attempt counts when the first was none, and when it says that the message is out after all.
+        if *kept == "unknown" || word == "sent" {
             *kept = word;
         }
-        // An attempt has one outcome: another answer for one that had its own is kept only where it lifts the delivery.
-        if *kept == "sent" || matches!(expected, Recorded::Now(Status::Sent) | Recorded::Late { lifted: true }) {
+        if word == "sent" {
             self.model.sent.insert(key);
         }
         assert_eq!(recorded, expected);
@@ -456,6 +456,15 @@ async fn play(ops: Vec<Op>) {
         seen = run.check(&seen).await;
     }
     run.test.close().await;
+}
+
+/// A first attempt is recorded as failed, and turns out to be sent while the second is under way: nothing follows the second.
+#[tokio::test]
+async fn a_sent_that_turns_up_late_ends_it_whatever_was_recorded_before() {
+    let (begin, transient) = (Op::Begin { delivery: 0, off_by_one: false }, Op::Record { delivery: 0, back: 0, end: 2 });
+    let accept = Op::Accept { users: vec![0], key: None, placement: 1, is_expired: false };
+    let late = Op::Record { delivery: 0, back: 1, end: 0 };
+    play(vec![accept, begin.clone(), transient.clone(), Op::Claim, begin.clone(), late, transient, Op::Claim, begin]).await;
 }
 
 proptest! {
