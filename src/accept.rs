@@ -2,7 +2,7 @@
 //!
 //! A job is acknowledged only after its commit. What the commit wrote as leased goes straight from memory to its lane.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use serde::Serialize;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -48,7 +48,7 @@ pub enum NotAccepted {
     /// Everything wrong with them, beyond what decoding saw.
     Invalid(Vec<Problem>),
     /// Ids that are known with another body.
-    Conflict(Vec<JobId>),
+    Conflict(Vec<Problem>),
     Store(StoreError),
     /// The daemon is stopping.
     Stopping,
@@ -115,11 +115,18 @@ impl Acceptor {
     }
 }
 
+fn conflict(prepared: &Prepared, job: &NewJob) -> Problem {
+    let problem = format!("`{}` was accepted with another body", job.envelope.id);
+    Problem::new(format!("{}.id", prepared.root), problem, "send a changed job under a new id; a repeat must be the same JSON")
+}
+
 /// Groups of jobs ready to be written, and beside each job the room taken for it.
 type Groups = (Vec<Vec<NewJob>>, Vec<Vec<Prepared>>);
 
 /// A job ready to be written, with the room taken for it.
 struct Prepared {
+    /// The job's path in what was sent.
+    root: Cow<'static, str>,
     priority: Priority,
     reservations: PerChannel<Option<Reservation>>,
 }
@@ -174,7 +181,7 @@ impl Inner {
         fail::fail_point!("accept-committed");
         let answer = |((answer, jobs), prepared): ((_, &Vec<NewJob>), Vec<Prepared>)| match answer {
             Ok(accepted) => Ok(self.receipts(jobs, prepared, accepted, now)),
-            Err(Conflicts(places)) => Err(NotAccepted::Conflict(places.into_iter().map(|place| jobs[place].envelope.id.clone()).collect())),
+            Err(Conflicts(places)) => Err(NotAccepted::Conflict(places.into_iter().map(|at| conflict(&prepared[at], &jobs[at])).collect())),
         };
         Ok(answers.into_iter().zip(new_jobs.iter()).zip(prepared.drain(..)).map(answer).collect())
     }
@@ -204,10 +211,9 @@ impl Inner {
     fn check(&self, jobs: &[Decoded]) -> Result<(), NotAccepted> {
         let templates = self.templates.current();
         let mut problems = Vec::new();
-        for (place, decoded) in jobs.iter().enumerate() {
+        for decoded in jobs {
             let Some(name) = &decoded.job.template else { continue };
-            let root = if jobs.len() == 1 { "$".to_owned() } else { format!("$[{place}]") };
-            problems.extend(templates.check(name, &root, &decoded.job.data));
+            problems.extend(templates.check(name, &decoded.root, &decoded.job.data));
         }
         if problems.is_empty() { Ok(()) } else { Err(NotAccepted::Invalid(problems)) }
     }
@@ -251,7 +257,7 @@ impl Inner {
     }
 
     fn prepare(&self, decoded: Decoded, now: Timestamp) -> (NewJob, Prepared) {
-        let Decoded { job, id, body_hash, traceparent } = decoded;
+        let Decoded { job, id, body_hash, traceparent, root } = decoded;
         let templates = self.templates.current();
         let available = match &job.template {
             Some(name) => templates.channels(name).unwrap_or_default(),
@@ -272,7 +278,7 @@ impl Inner {
             push_condition: job.push_condition.as_deref(),
         });
         let planned = planned_by_channel(&expanded);
-        let mut prepared = Prepared { priority, reservations: PerChannel::default() };
+        let mut prepared = Prepared { root, priority, reservations: PerChannel::default() };
         let envelope = Arc::new(Envelope {
             id,
             template: job.template,
@@ -365,7 +371,7 @@ impl Inner {
                 planned[delivery.channel] += 1;
             }
             let reservations = self.reserve(plan.priority, &planned, plan.due_at, now);
-            let mut prepared = Prepared { priority: plan.priority, reservations };
+            let mut prepared = Prepared { root: Cow::Borrowed("$"), priority: plan.priority, reservations };
             let list = expansion.envelope.template.as_ref().and_then(|name| self.templates.current().unsubscribe_list(name));
             let rows = place(step.to_vec(), plan.priority, plan.due_at, list.as_ref(), &expires_at, &prepared.reservations);
             let from = u32::try_from(made).unwrap_or(u32::MAX);

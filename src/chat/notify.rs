@@ -186,7 +186,7 @@ impl Told<'_> {
             ..Job::default()
         };
         let document = serde_json::to_vec(&job).unwrap_or_default();
-        Decoded { job, id, body_hash: Sha256::digest(document).into(), traceparent: None }
+        Decoded { job, id, body_hash: Sha256::digest(document).into(), traceparent: None, root: "$".into() }
     }
 
     /// Templates escape it, each for its channel.

@@ -1,5 +1,7 @@
 //! Bytes to jobs: limits first, then the document, then the rules across its members. Every problem at once. Pure.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -23,6 +25,8 @@ pub struct Decoded {
     pub body_hash: [u8; 32],
     /// W3C Trace Context, from beside the document.
     pub traceparent: Option<String>,
+    /// The JSON path of the job in what was sent: `$`, in an array `$[3]`.
+    pub root: Cow<'static, str>,
 }
 
 /// Why a request's body holds no jobs.
@@ -154,7 +158,8 @@ fn decode_job(document: Value, root: &str, limits: &IntakeConfig, missing_id: Mi
         (None, MissingId::Make) => made_id(root).map_err(Refused::Invalid)?,
         (None, MissingId::Refuse) => return Err(Refused::MissingId(missing.into_iter().collect())),
     };
-    Ok(Decoded { job, id, body_hash, traceparent: None })
+    let root = if root == "$" { Cow::Borrowed("$") } else { Cow::Owned(root.to_owned()) };
+    Ok(Decoded { job, id, body_hash, traceparent: None, root })
 }
 
 fn missing_id_problem(root: &str) -> Problem {

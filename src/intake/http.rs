@@ -198,9 +198,7 @@ fn refusal(refused: Refused) -> ProblemDetails {
 fn not_accepted(refused: NotAccepted) -> ProblemDetails {
     match refused {
         NotAccepted::Invalid(problems) => ProblemDetails::invalid(problems),
-        NotAccepted::Conflict(ids) => {
-            let hint = "send a changed job under a new id; a repeat must be the same JSON";
-            let problems = ids.iter().map(|id| Problem::new("$.id", format!("`{id}` was accepted with another body"), hint)).collect();
+        NotAccepted::Conflict(problems) => {
             let mut details = ProblemDetails::new(StatusCode::CONFLICT, "id_conflict", "nothing was taken");
             details.problems = problems;
             details

@@ -213,11 +213,7 @@ fn poison(refused: Refused) -> Poison {
 pub fn never_taken(refused: &NotAccepted) -> Option<Poison> {
     match refused {
         NotAccepted::Invalid(problems) => Some(Poison { reason: "invalid", problems: problems.clone() }),
-        NotAccepted::Conflict(ids) => {
-            let hint = "send a changed job under a new id; a repeat must be the same JSON";
-            let problem = |id: &JobId| Problem::new("$.id", format!("`{id}` was accepted with another body"), hint);
-            Some(Poison { reason: "id_conflict", problems: ids.iter().map(problem).collect() })
-        }
+        NotAccepted::Conflict(problems) => Some(Poison { reason: "id_conflict", problems: problems.clone() }),
         NotAccepted::Store(_) | NotAccepted::Stopping => None,
     }
 }
