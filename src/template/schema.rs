@@ -53,22 +53,32 @@ impl Schema {
     /// What is wrong with `data`, with paths that start with `root`.
     pub fn check(&self, root: &str, data: &Map<String, Value>) -> Vec<Problem> {
         let data = Value::Object(data.clone());
-        self.validator.iter_errors(&data).take(LISTED_LIMIT).map(|error| problem(root, &data, &error)).collect()
+        self.validator.iter_errors(&data).flat_map(|error| problems(root, &data, &error)).take(LISTED_LIMIT).collect()
     }
 }
 
-fn problem(root: &str, data: &Value, error: &ValidationError<'_>) -> Problem {
+/// One, but of an object that has more than it may: that is one for each member.
+fn problems(root: &str, data: &Value, error: &ValidationError<'_>) -> Vec<Problem> {
     use ValidationErrorKind as Kind;
     let path = path(root, data, error.instance_path().as_str());
-    let told = |problem: String, hint: &str| Problem::new(&path, problem, hint);
+    match error.kind() {
+        Kind::AdditionalProperties { unexpected } | Kind::UnevaluatedProperties { unexpected } => {
+            let told = |name: &String| {
+                Problem::new(member(&path, name), "is not known to the template", "remove it, or name it in the template's schema.json")
+            };
+            unexpected.iter().map(told).collect()
+        }
+        _ => vec![problem(&path, error)],
+    }
+}
+
+fn problem(path: &str, error: &ValidationError<'_>) -> Problem {
+    use ValidationErrorKind as Kind;
+    let told = |problem: String, hint: &str| Problem::new(path, problem, hint);
     match error.kind() {
         Kind::Required { property } => {
             let name = property.as_str().unwrap_or_default();
-            Problem::new(member(&path, name), "is missing", "add it to the data: the template's schema.json requires it")
-        }
-        Kind::AdditionalProperties { unexpected } | Kind::UnevaluatedProperties { unexpected } => {
-            let path = unexpected.first().map_or(path.clone(), |name| member(&path, name));
-            Problem::new(path, "is not known to the template", "remove it, or name it in the template's schema.json")
+            Problem::new(member(path, name), "is missing", "add it to the data: the template's schema.json requires it")
         }
         Kind::Type { kind } => told(format!("has the wrong type: {}", types(kind)), "write it as the template's schema.json has it"),
         Kind::Enum { options } => {
@@ -163,7 +173,11 @@ mod tests {
         check(&schema, &json!({"name": "a", "kind": "secret"}), &["$.data.kind: is none of the values allowed"]);
         check(&schema, &json!({"name": "a", "code": "secret"}), &["$.data.code: does not match the pattern ^[0-9]+$"]);
         check(&schema, &json!({"name": "a", "items": [{"a b": 1}, {}]}), &["$.data.items[1][\"a b\"]: is missing"]);
-        check(&schema, &json!({"name": "a", "x": "secret"}), &["$.data.x: is not known to the template"]);
+        check(
+            &schema,
+            &json!({"name": "a", "x": "secret", "y z": 1}),
+            &["$.data.x: is not known to the template", "$.data[\"y z\"]: is not known to the template"],
+        );
         check(&schema, &json!({"name": "a", "when": "2026-01-15T10:30:00+03:00"}), &[]);
         check(&schema, &json!({"name": "a", "when": "secret"}), &["$.data.when: is not written as date-time"]);
         check(&schema, &json!({"name": 7}), &["$.data.name: has the wrong type: string is expected"]);
