@@ -188,8 +188,13 @@ impl Gate {
         self.check_way(parts)?;
         let identified = self.authenticator.identify_opening(parts, now).map_err(Refused::Token);
         let registered = identified.and_then(|identity| self.register(&identity, true, Home::Inbox, now).map(|it| (identity, it)));
-        let (identity, registration) =
-            registered.map_err(|refused| self.refused(error_response(refused.status(), &refused.to_string())))?;
+        let (identity, registration) = registered.map_err(|refused| {
+            // As routes for users answer it; a socket's 403 is what older clients know.
+            self.refused(match refused {
+                Refused::Token(error) => error.response(),
+                refused => error_response(refused.status(), &refused.to_string()),
+            })
+        })?;
         let way = Way::Events(parts.extensions.remove::<ConnectionPermit>(), parts.headers.get(ORIGIN).cloned());
         Ok(self.admission(identity, true, registration, way))
     }

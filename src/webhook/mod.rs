@@ -95,13 +95,20 @@ impl WebhookState {
         }
     }
 
-    /// The answer, and the word of it in our log. Who is refused learns no more than the status says.
+    /// The answer, and the word of it in our log. Who is refused learns what to check, and never what of it was wrong.
     fn refuse(&self, provider: &'static str, refused: Refused) -> Response {
         let reason = refused.reason();
         let untold = self.refusals.lock().unwrap_or_else(PoisonError::into_inner).count(provider, reason, Timestamp::now());
         emit(&Event::CallbackRefused { provider, reason, untold });
         let status = refused.status();
-        let mut response = (status, format!("{}\n", status.canonical_reason().unwrap_or("refused"))).into_response();
+        let told = match refused {
+            Refused::NoKey | Refused::Signature(_) if provider == sendgrid::NAME => sendgrid::CHECK,
+            Refused::NoKey | Refused::Signature(_) => twilio::CHECK,
+            Refused::ContentType | Refused::TooLarge | Refused::TooSlow | Refused::Malformed(_) | Refused::Busy | Refused::Store => {
+                refused.reason()
+            }
+        };
+        let mut response = (status, format!("{told}\n")).into_response();
         if matches!(refused, Refused::Busy | Refused::Store) {
             response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("5"));
         }

@@ -27,6 +27,9 @@ use crate::{
 
 pub(super) const NAME: &str = "sendgrid";
 pub(super) const PATH: &str = "/webhooks/sendgrid";
+/// What whoever is refused for their signature is told.
+pub(super) const CHECK: &str = "not signed as it has to be; hint: turn on the Signed Event Webhook, compare its public key with \
+                                provider.sendgrid.webhook_public_key here, and let nothing on the way change the body";
 
 const SIGNATURE: HeaderName = HeaderName::from_static("x-twilio-email-event-webhook-signature");
 const TIMESTAMP: HeaderName = HeaderName::from_static("x-twilio-email-event-webhook-timestamp");

@@ -30,6 +30,9 @@ use crate::{
 
 pub(super) const NAME: &str = "twilio";
 pub(super) const PATH: &str = "/webhooks/twilio";
+/// What whoever is refused for their signature is told.
+pub(super) const CHECK: &str = "not signed as it has to be; hint: compare provider.twilio.auth_token here with the account's, and \
+                                public.base_url with the address that Twilio calls";
 
 const SIGNATURE: HeaderName = HeaderName::from_static("x-twilio-signature");
 /// A status callback has a dozen short fields.

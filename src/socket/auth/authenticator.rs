@@ -102,12 +102,19 @@ pub async fn require_user(State(authenticator): State<Arc<Authenticator>>, reque
             parts.extensions.insert(identity);
             next.run(Request::from_parts(parts, body)).await
         }
-        Err(AuthError::ForeignOrigin) => error_response(StatusCode::FORBIDDEN, &AuthError::ForeignOrigin.to_string()),
-        Err(error) => {
-            let mut response = error_response(StatusCode::UNAUTHORIZED, &error.to_string());
-            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            response
+        Err(error) => error.response(),
+    }
+}
+
+impl AuthError {
+    /// What a request over HTTP is answered.
+    pub(in crate::socket) fn response(self) -> Response {
+        if self == Self::ForeignOrigin {
+            return error_response(StatusCode::FORBIDDEN, &self.to_string());
         }
+        let mut response = error_response(StatusCode::UNAUTHORIZED, &self.to_string());
+        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        response
     }
 }
 

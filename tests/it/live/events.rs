@@ -35,11 +35,11 @@ async fn events_carry_what_a_socket_would_and_go_on_from_the_last_id() {
 }
 
 #[tokio::test]
-async fn events_are_refused_like_sockets() {
+async fn events_are_refused_like_any_request() {
     let mut setup = Setup::new().with("public.allowed_origins", "[\"https://app.example.com\"]");
     let daemon = setup.start().await;
     let api = daemon.public_api();
-    api.get("/sse/notifications").await.expect(403);
+    api.get("/sse/notifications").await.expect(401);
     api.get(&format!("/sse/notifications?token={}&topic=a%20b", token("42"))).await.expect(400);
     let foreign = api.with_header("origin", "https://evil.example");
     foreign.get(&format!("/sse/notifications?token={}", token("42"))).await.expect(403);
