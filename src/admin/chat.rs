@@ -4,29 +4,30 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     Extension, Json, Router,
-    body::Bytes,
-    extract::{DefaultBodyLimit, Path, Query, State},
+    extract::{Path, Query, State},
     http::{HeaderMap, StatusCode},
+    middleware,
     routing::{delete, get, patch, post},
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
 
 use super::{AdminState, Caller, query::Parameters};
 use crate::{
     chat::{
-        Chat, ConversationMaking, ConversationRecord, NotMade,
+        Chat, ConversationMaking, ConversationRecord, NotMade, ParticipantsChange, SystemNotice,
         rotate::{self, RotationStep},
     },
     event::{Event, emit},
     intake::problem_details::ProblemDetails,
-    model::{ConversationId, MessageId, Problem, Timestamp, UserId, decode_all},
+    model::{ConversationId, MessageId, Problem, Timestamp, UserId},
+    socket::{BodyLimit, Document, json_only},
     store::{CONVERSATIONS_PAGE_LIMIT, ConversationCursor, ConversationFilter},
 };
 
 /// Conversations on a page when nothing else is asked for.
 const PAGE_DEFAULT: usize = 50;
 /// Bytes of a body here: as many participants as may be, with their names.
-const BODY_LIMIT: usize = 512 << 10;
+const BODY_LIMIT: BodyLimit = BodyLimit::new(512 << 10);
 
 pub(super) fn router() -> Router<Arc<AdminState>> {
     Router::new()
@@ -35,8 +36,8 @@ pub(super) fn router() -> Router<Arc<AdminState>> {
         .route("/v1/conversations/{id}/participants", patch(change_participants))
         .route("/v1/conversations/{id}/notify", post(notify))
         .route("/v1/messages/{id}", delete(take_down))
-        .route("/v1/chat/rotate-keys", post(rotate_keys))
-        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .route("/v1/chat/rotate-keys", post(rotate_keys).route_layer(middleware::from_fn(json_only)))
+        .layer(Extension(BODY_LIMIT))
 }
 
 fn chat(state: &AdminState) -> Result<&Arc<Chat>, ProblemDetails> {
@@ -51,11 +52,9 @@ async fn make(
     State(state): State<Arc<AdminState>>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
-    body: Bytes,
+    Document(making): Document<ConversationMaking>,
 ) -> Result<(StatusCode, Json<ConversationRecord>), ProblemDetails> {
     let chat = chat(&state)?;
-    let making: ConversationMaking =
-        read(&body, "{\"key\": \"order-8841\", \"participants\": [{\"user_id\": \"42\", \"name\": \"Asha\"}]}")?;
     let beside = headers.get("idempotency-key").map(|key| String::from_utf8_lossy(key.as_bytes()).into_owned());
     let making = making.with_key(beside).map_err(|problem| ProblemDetails::invalid(vec![problem]))?;
     let (made, repeated) = chat.make(making).await?;
@@ -102,11 +101,9 @@ async fn change_participants(
     State(state): State<Arc<AdminState>>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
-    body: Bytes,
+    Document(change): Document<ParticipantsChange>,
 ) -> Result<Json<ConversationRecord>, ProblemDetails> {
     let (chat, id) = (chat(&state)?, conversation_id(&id)?);
-    let change =
-        read(&body, "{\"add\": [{\"user_id\": \"44\"}], \"remove\": [\"43\"], \"rename\": [{\"user_id\": \"42\", \"name\": \"Asha\"}]}")?;
     let changed = chat.change_participants(id, change).await?;
     emit(&Event::ChatOperated { by: &caller.0, what: "participants changed", conversation: id.0, message: None });
     Ok(Json(changed))
@@ -117,10 +114,10 @@ async fn notify(
     State(state): State<Arc<AdminState>>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
-    body: Bytes,
+    Document(notice): Document<SystemNotice>,
 ) -> Result<StatusCode, ProblemDetails> {
     let (chat, id) = (chat(&state)?, conversation_id(&id)?);
-    chat.show_notice(id, read(&body, "{\"message\": \"…\", \"severity\": \"info\"}")?).await?;
+    chat.show_notice(id, notice).await?;
     emit(&Event::ChatOperated { by: &caller.0, what: "notice shown", conversation: id.0, message: None });
     Ok(StatusCode::ACCEPTED)
 }
@@ -154,12 +151,6 @@ async fn rotate_keys(
         emit(&Event::ChatKeysRotated { by: &caller.0 });
     }
     Ok(Json(step))
-}
-
-fn read<T: DeserializeOwned>(body: &[u8], example: &str) -> Result<T, ProblemDetails> {
-    let document = serde_json::from_slice(body)
-        .map_err(|error| ProblemDetails::invalid(vec![Problem::new("$", format!("not JSON: {error}"), format!("send {example}"))]))?;
-    decode_all(document, "$").map_err(ProblemDetails::invalid)
 }
 
 fn conversation_id(text: &str) -> Result<ConversationId, ProblemDetails> {

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use axum::{
     Extension, Json,
-    body::Bytes,
     extract::{Path, State},
     http::StatusCode,
 };
@@ -16,7 +15,7 @@ use crate::{
     event::{Event, emit},
     intake::problem_details::ProblemDetails,
     model::{Contact, Problem, UserId, decode_all},
-    socket::{Present, Seen},
+    socket::{Document, Present, Seen},
 };
 
 /// Longest name kept, in bytes.
@@ -45,9 +44,9 @@ pub(super) async fn put(
     State(state): State<Arc<AdminState>>,
     Extension(caller): Extension<Caller>,
     Path(user): Path<String>,
-    body: Bytes,
+    Document(document): Document<Value>,
 ) -> Result<Json<Contact>, ProblemDetails> {
-    let contact = contact(document(&body)?).map_err(ProblemDetails::invalid)?;
+    let contact = contact(document).map_err(ProblemDetails::invalid)?;
     change(&state, &caller, &user, "put", move |_| Ok(Some(contact.clone()))).await
 }
 
@@ -56,9 +55,8 @@ pub(super) async fn patch(
     State(state): State<Arc<AdminState>>,
     Extension(caller): Extension<Caller>,
     Path(user): Path<String>,
-    body: Bytes,
+    Document(patch): Document<Value>,
 ) -> Result<Json<Contact>, ProblemDetails> {
-    let patch = document(&body)?;
     if !patch.is_object() {
         return Err(ProblemDetails::invalid(vec![Problem::new("$", "not an object", "send the members to change")]));
     }
@@ -108,11 +106,6 @@ fn contact(document: Value) -> Result<Contact, Vec<Problem>> {
         }
         _ => Ok(contact),
     }
-}
-
-fn document(body: &[u8]) -> Result<Value, ProblemDetails> {
-    serde_json::from_slice(body)
-        .map_err(|error| ProblemDetails::invalid(vec![Problem::new("$", format!("not JSON: {error}"), "send one object")]))
 }
 
 /// RFC 7396, section 2.

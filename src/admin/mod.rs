@@ -23,8 +23,7 @@ use std::{
 };
 
 use axum::{
-    Router,
-    extract::DefaultBodyLimit,
+    Extension, Router,
     http::{HeaderValue, StatusCode, header},
     middleware,
     response::Response,
@@ -140,10 +139,10 @@ pub fn router(state: Arc<AdminState>, intake: HttpIntake, rules: Guard) -> Route
         .route("/v1/jobs/{id}", get(api::job).delete(api::cancel_job))
         .route("/v1/deliveries", get(api::deliveries))
         .route("/v1/templates", get(api::templates))
-        .route("/v1/templates/{name}/preview", post(templates::preview).layer(DefaultBodyLimit::max(templates::BODY_LIMIT)))
+        .route("/v1/templates/{name}/preview", post(templates::preview))
         .route("/v1/users/{id}", get(contacts::get).put(contacts::put).patch(contacts::patch).delete(contacts::delete))
-        .route("/v1/suppressions", suppressions.layer(DefaultBodyLimit::max(suppressions::BODY_LIMIT)))
-        .route("/v1/revocations", revocations.layer(DefaultBodyLimit::max(revocations::BODY_LIMIT)))
+        .route("/v1/suppressions", suppressions.layer(Extension(suppressions::BODY_LIMIT)))
+        .route("/v1/revocations", revocations.layer(Extension(revocations::BODY_LIMIT)))
         .route("/v1/revocations/{id}", delete(revocations::take_back))
         .route("/v1/outbox", get(outbox::list))
         .route("/v1/outbox/{id}/html", get(outbox::html))
@@ -154,11 +153,13 @@ pub fn router(state: Arc<AdminState>, intake: HttpIntake, rules: Guard) -> Route
         .merge(chat::router())
         .merge(console::router())
         .merge(docs::router())
+        .layer(Extension(intake.job_limit()))
         .with_state(state)
         .merge(http::router(intake))
-        .fallback(async || ProblemDetails::not_found("there is nothing here; hint: the console is at /, the API under /v1/"))
+        .fallback(async || ProblemDetails::not_found("there is nothing here; hint: the console is at /, and /openapi.json lists the rest"))
         .method_not_allowed_fallback(async || {
-            ProblemDetails::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this method is not known here")
+            let detail = "this method is not known here; hint: the header `Allow` lists those that are";
+            ProblemDetails::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
         })
         .layer(middleware::map_response(with_safe_headers))
         .layer(middleware::from_fn_with_state(Arc::new(rules), guard::guard))

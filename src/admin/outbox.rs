@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{AdminState, query::Parameters};
 use crate::{
     intake::problem_details::ProblemDetails,
-    model::{Channel, UserId},
+    model::{Channel, Problem, UserId},
 };
 
 /// Messages on a page when nothing else is asked for, and the most there can be.
@@ -37,7 +37,10 @@ pub(super) async fn list(
 }
 
 /// A captured mail's HTML, for a sandboxed frame: it may style itself and do nothing else.
-pub(super) async fn html(State(state): State<Arc<AdminState>>, Path(id): Path<u64>) -> Result<Response, ProblemDetails> {
+pub(super) async fn html(State(state): State<Arc<AdminState>>, Path(id): Path<String>) -> Result<Response, ProblemDetails> {
+    let id = id
+        .parse()
+        .map_err(|_| ProblemDetails::invalid(vec![Problem::new("id", "not the number of a message", "take an `id` of GET /v1/outbox")]))?;
     let message = state.outbox.get(id).ok_or_else(|| ProblemDetails::not_found("this message is no longer kept"))?;
     let html = message.html.clone().ok_or_else(|| ProblemDetails::not_found("this message has no HTML"))?;
     let mut response = Html(html).into_response();

@@ -4,7 +4,6 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     Extension, Json,
-    body::Bytes,
     extract::{Path, Query, State},
     http::StatusCode,
 };
@@ -14,15 +13,15 @@ use super::{AdminState, Caller, query::Parameters};
 use crate::{
     event::{Event, emit},
     intake::problem_details::ProblemDetails,
-    model::{Problem, Revocation, Revoked, UserId, decode_all},
-    socket::{Control, Ending},
+    model::{Problem, Revocation, Revoked, UserId},
+    socket::{BodyLimit, Control, Document, Ending},
     store::{NewRevocation, REVOCATIONS_PAGE_LIMIT, RevocationFilter},
 };
 
 /// Revocations on a page when nothing else is asked for.
 const PAGE_DEFAULT: usize = 100;
 /// Bytes of one request.
-pub(super) const BODY_LIMIT: usize = 16 << 10;
+pub(super) const BODY_LIMIT: BodyLimit = BodyLimit::new(16 << 10);
 /// Longest `jti` and reason, in bytes. simplejwt's `jti` has 32.
 const JTI_LIMIT: usize = 512;
 const REASON_LIMIT: usize = 500;
@@ -73,9 +72,9 @@ pub(super) async fn list(
 pub(super) async fn revoke(
     State(state): State<Arc<AdminState>>,
     Extension(caller): Extension<Caller>,
-    body: Bytes,
+    Document(request): Document<Request>,
 ) -> Result<(StatusCode, Json<RevokeAnswer>), ProblemDetails> {
-    let (what, reason) = read(&body)?;
+    let (what, reason) = read(request)?;
     let revocation = state.store.revoke(NewRevocation { what, reason, by: caller.0.to_string() }).await?;
     // In this order: whoever is let in meanwhile is either refused or found.
     state.authenticator.revocations().add(revocation.clone());
@@ -108,11 +107,9 @@ fn named(what: &Revoked) -> (Option<&str>, Option<&str>) {
     }
 }
 
-fn read(body: &[u8]) -> Result<(Revoked, Option<String>), ProblemDetails> {
+fn read(request: Request) -> Result<(Revoked, Option<String>), ProblemDetails> {
     const EXAMPLE: &str = "send {\"user_id\": \"42\"} or {\"jti\": \"…\"}";
-    let document = serde_json::from_slice(body)
-        .map_err(|error| ProblemDetails::invalid(vec![Problem::new("$", format!("not JSON: {error}"), EXAMPLE)]))?;
-    let Request { user_id, jti, reason } = decode_all(document, "$").map_err(ProblemDetails::invalid)?;
+    let Request { user_id, jti, reason } = request;
     let mut problems = Vec::new();
     let is_text = |text: &str, limit: usize| (1..=limit).contains(&text.len()) && !text.chars().any(char::is_control);
     if jti.as_deref().is_some_and(|jti| !is_text(jti, JTI_LIMIT)) {
@@ -172,7 +169,7 @@ mod tests {
 
     #[track_caller]
     fn check(body: &str, expected: Result<Revoked, &[&str]>) {
-        match (read(body.as_bytes()), expected) {
+        match (read(serde_json::from_str(body).unwrap()), expected) {
             (Ok((what, _)), Ok(expected)) => assert_eq!(what, expected, "{body}"),
             (Err(refused), Err(expected)) => {
                 let paths: Vec<&str> = refused.problems.iter().map(|problem| problem.path.as_str()).collect();
@@ -188,10 +185,8 @@ mod tests {
         check(r#"{"user_id":"42","reason":"stolen phone"}"#, Ok(Revoked::UserId("42".parse().unwrap())));
         check(r#"{"jti":"a"}"#, Ok(Revoked::Jti("a".to_owned())));
         check("{}", Err(&["$"]));
-        check("", Err(&["$"]));
         check(r#"{"user_id":42,"jti":"a"}"#, Err(&["$"]));
         check(r#"{"jti":""}"#, Err(&["$.jti"]));
         check(r#"{"jti":"a","reason":"a\nb"}"#, Err(&["$.reason"]));
-        check(r#"{"user":42}"#, Err(&["$.user"]));
     }
 }

@@ -4,7 +4,6 @@ use std::{collections::BTreeMap, str::FromStr, sync::Arc};
 
 use axum::{
     Extension, Json,
-    body::Bytes,
     extract::{Query, State},
 };
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -16,6 +15,7 @@ use crate::{
     event::{Event, emit},
     intake::problem_details::ProblemDetails,
     model::{Channel, ListName, Problem, SuppressionKey, SuppressionReason, Timestamp, canonical_address, channel_of_address, decode_all},
+    socket::{BodyLimit, Document},
     store::{NewSuppression, SUPPRESSIONS_PAGE_LIMIT, Suppressed, SuppressionFilter, SuppressionView},
 };
 
@@ -24,7 +24,7 @@ const PAGE_DEFAULT: usize = 100;
 /// Entries of one request.
 const ENTRIES_LIMIT: usize = 1000;
 /// Bytes of one request: that many push tokens, with room around them.
-pub(super) const BODY_LIMIT: usize = 8 << 20;
+pub(super) const BODY_LIMIT: BodyLimit = BodyLimit::new(8 << 20);
 
 #[derive(Serialize, schemars::JsonSchema)]
 #[schemars(rename = "SuppressionsPage")]
@@ -83,11 +83,11 @@ pub(super) async fn list(
 pub(super) async fn add(
     State(state): State<Arc<AdminState>>,
     Extension(caller): Extension<Caller>,
-    body: Bytes,
+    Document(document): Document<Value>,
 ) -> Result<Json<Suppressed>, ProblemDetails> {
     let now = Timestamp::now();
     let source = &caller.0;
-    let entries = read(&body, |entry: Entry, path| {
+    let entries = read(document, |entry: Entry, path| {
         let mut problems = Vec::new();
         if entry.expires_at.is_some_and(|until| until <= now) {
             problems.push(Problem::new(format!("{path}.expires_at"), "is over already", "a moment to come, or leave it out for ever"));
@@ -111,9 +111,9 @@ pub(super) async fn add(
 pub(super) async fn remove(
     State(state): State<Arc<AdminState>>,
     Extension(caller): Extension<Caller>,
-    body: Bytes,
+    Document(document): Document<Value>,
 ) -> Result<Json<Value>, ProblemDetails> {
-    let keys = read(&body, |key: Key, path| {
+    let keys = read(document, |key: Key, path| {
         SuppressionKey::new(key.channel, &key.address, key.list).map_err(|told| vec![problem(format!("{path}.address"), &told)])
     })?;
     let removed = state.store.unsuppress(keys).await?;
@@ -122,12 +122,10 @@ pub(super) async fn remove(
 }
 
 /// Reads one object or an array of them, and says everything that is wrong.
-fn read<T, R>(body: &[u8], mut check: impl FnMut(T, &str) -> Result<R, Vec<Problem>>) -> Result<Vec<R>, ProblemDetails>
+fn read<T, R>(document: Value, mut check: impl FnMut(T, &str) -> Result<R, Vec<Problem>>) -> Result<Vec<R>, ProblemDetails>
 where
     T: DeserializeOwned,
 {
-    let document: Value = serde_json::from_slice(body)
-        .map_err(|error| ProblemDetails::invalid(vec![Problem::new("$", format!("not JSON: {error}"), "send one object, or an array")]))?;
     let is_array = document.is_array();
     let given: Vec<T> = if is_array { decode_all(document, "$") } else { decode_all::<T>(document, "$").map(|one| vec![one]) }
         .map_err(ProblemDetails::invalid)?;

@@ -4,23 +4,20 @@ use std::sync::Arc;
 
 use axum::{
     Json,
-    body::Bytes,
     extract::{Path, State},
     http::StatusCode,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::AdminState;
 use crate::{
     intake::problem_details::ProblemDetails,
-    model::{Body, Channel, Locale, Problem, TemplateName, TimeZone, Timestamp, decode_all},
+    model::{Channel, Locale, Problem, TemplateName, TimeZone, Timestamp},
+    socket::Document,
     template::{Preview, Templates},
 };
-
-/// Longest body, in bytes: what a job's data may have, with room for the rest.
-pub(super) const BODY_LIMIT: usize = 2 << 20;
 
 /// What is asked for. What is left out is the sample's, or everybody's.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -30,7 +27,7 @@ pub(super) struct PreviewRequest {
     data: Option<Map<String, Value>>,
     locale: Option<Locale>,
     timezone: Option<TimeZone>,
-    /// Those of the template when it is left out.
+    /// Those of the template when it is left out or empty.
     channels: Option<Vec<Channel>>,
 }
 
@@ -52,15 +49,18 @@ struct ChannelProblem {
 pub(super) async fn preview(
     State(state): State<Arc<AdminState>>,
     Path(name): Path<String>,
-    body: Bytes,
+    Document(asked): Document<PreviewRequest>,
 ) -> Result<Json<PreviewAnswer>, ProblemDetails> {
-    let document: Value = serde_json::from_slice(&body)
-        .map_err(|error| ProblemDetails::new(StatusCode::BAD_REQUEST, "malformed", format!("the body is not JSON: {error}")))?;
-    let asked: PreviewRequest = decode_all(document, "$").map_err(ProblemDetails::invalid)?;
     let templates = state.templates.current();
     let Some(name) = name.parse().ok().filter(|name: &TemplateName| templates.channels(name).is_some()) else {
         return Err(unknown(&templates, &name));
     };
+    if let Some(data) = &asked.data {
+        let problems = templates.check(&name, "$", data);
+        if !problems.is_empty() {
+            return Err(ProblemDetails::invalid(problems));
+        }
+    }
     let made = move || Ok(Json(answer(&templates, &name, asked, Timestamp::now())));
     // A template may take long, up to its fuel.
     tokio::task::spawn_blocking(made).await.unwrap_or_else(|panicked| {
@@ -82,24 +82,13 @@ fn answer(templates: &Templates, name: &TemplateName, asked: PreviewRequest, now
     let (sample, own) = info.map(|info| (info.sample.clone(), info.channels)).unwrap_or_default();
     let preview = Preview { data: asked.data.unwrap_or(sample), locale: asked.locale, timezone: asked.timezone };
     let mut answer = PreviewAnswer { bodies: Vec::new(), problems: Vec::new() };
-    for channel in asked.channels.unwrap_or_else(|| own.iter().collect()) {
+    // None at all are all of them, as in a job.
+    let asked_for = asked.channels.filter(|channels| !channels.is_empty());
+    for channel in asked_for.unwrap_or_else(|| own.iter().collect()) {
         match templates.preview(name, channel, &preview, now) {
-            Ok(body) => answer.bodies.push(as_json(templates, &body)),
+            Ok(body) => answer.bodies.push(templates.shown(&body)),
             Err(problem) => answer.problems.push(ChannelProblem { channel, problem }),
         }
     }
     answer
-}
-
-/// A body with its channel and its measure.
-fn as_json(templates: &Templates, body: &Body) -> Value {
-    let mut value = match body {
-        Body::Email(mail) => json!(mail),
-        Body::Sms(sms) => json!(sms),
-        Body::Push(push) => json!(push),
-        Body::Live(notification) => json!(notification),
-    };
-    value["channel"] = json!(body.channel());
-    value["measure"] = json!(templates.measure(body));
-    value
 }

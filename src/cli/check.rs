@@ -80,16 +80,8 @@ pub fn run(args: &CheckArgs, global: &GlobalArgs) -> Result<(), Failure> {
 }
 
 fn failure(sources: &Sources, problems: Vec<Problem>, in_templates: &[Problem], config: Option<&Config>) -> Failure {
-    let templates_failure = config.filter(|_| !in_templates.is_empty()).map(|config| {
-        let path = &config.templates.path;
-        let located =
-            in_templates.iter().map(|problem| Problem { path: path.join(&problem.path).display().to_string(), ..problem.clone() });
-        if path.is_dir() {
-            Failure::configuration(&format!("the templates folder {}", path.display()), located.collect())
-        } else {
-            settings::template_failure(path, in_templates.to_vec())
-        }
-    });
+    let broken = config.filter(|_| !in_templates.is_empty());
+    let templates_failure = broken.map(|config| settings::template_failure(&config.templates.path, in_templates.to_vec()));
     match (templates_failure, problems.is_empty()) {
         (Some(failure), true) => failure,
         (None, _) => Failure::configuration(&settings::name(sources), problems),

@@ -118,12 +118,18 @@ pub fn check_templates_folder(config: &Config) -> Result<(), Failure> {
 /// The failure that problems with the templates in `path` are. A folder that is not there is one problem, and a common one.
 pub fn template_failure(path: &Path, problems: Vec<Problem>) -> Failure {
     if path.is_dir() {
-        return Failure::configuration(&format!("the templates folder {}", path.display()), problems);
+        let located = problems.iter().map(|problem| located(path, problem)).collect();
+        return Failure::configuration(&format!("the templates folder {}", path.display()), located);
     }
     let here = std::env::current_dir().map_or_else(|_| "here".to_owned(), |folder| format!("in {}", folder.display()));
     let message = format!("there is no templates folder `{}` {here}", path.display());
     let hint = "go to the folder that has it, or name it with `templates.path` in the configuration or TARISHI__TEMPLATES__PATH";
     Failure::new(Exit::Configuration, message, hint)
+}
+
+/// A problem of the templates in `folder`, as whoever is outside of it finds its file.
+pub fn located(folder: &Path, problem: &Problem) -> Problem {
+    Problem { path: folder.join(&problem.path).display().to_string(), ..problem.clone() }
 }
 
 /// Of the environment what is text; nothing of ours is anything else.

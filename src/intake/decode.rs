@@ -69,10 +69,7 @@ pub fn decode_body(body: &[u8], limits: &IntakeConfig, missing_id: MissingId<'_>
 /// Reads `body` as JSON that is not nested too deep.
 pub fn parse(body: &[u8], limits: &IntakeConfig) -> Result<Value, Refused> {
     check_nesting(body, limits.nesting_limit)?;
-    serde_json::from_slice(body).map_err(|error| {
-        let place = format!("line {}, column {}", error.line(), error.column());
-        Refused::Malformed(Problem::new("$", format!("not JSON: {}", without_place(&error.to_string())), format!("look at {place}")))
-    })
+    serde_json::from_slice(body).map_err(|error| Refused::Malformed(Problem::not_json(&error)))
 }
 
 /// Reads one job, or an array of them, which stands at `root` in a body of `size` bytes.
@@ -288,10 +285,6 @@ fn check_nesting(body: &[u8], limit: usize) -> Result<(), Refused> {
         }
     }
     Ok(())
-}
-
-fn without_place(message: &str) -> &str {
-    message.split(" at line ").next().unwrap_or(message)
 }
 
 #[cfg(test)]

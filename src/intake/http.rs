@@ -9,6 +9,7 @@ use axum::{
     body::Body,
     extract::State,
     http::{HeaderMap, StatusCode, header},
+    middleware,
     response::{IntoResponse, Response},
     routing::post,
 };
@@ -26,7 +27,7 @@ use crate::{
     event::{Event, emit},
     model::{Job, JobId, Problem, Skipped, trace_parent},
     openapi::{Operation, Schemas, list_of},
-    socket::BodyTimedOut,
+    socket::{BodyLimit, BodyTimedOut, json_only},
     store::{Store, StoreError},
 };
 
@@ -68,6 +69,11 @@ impl From<Receipt> for Answer {
 }
 
 impl HttpIntake {
+    /// What a document with a job's data may have.
+    pub fn job_limit(&self) -> BodyLimit {
+        BodyLimit::of("intake.job_limit", usize::try_from(self.limits.job_limit.as_u64()).unwrap_or(usize::MAX))
+    }
+
     pub fn new(acceptor: Acceptor, store: Store, limits: IntakeConfig) -> Self {
         let bytes = usize::try_from(limits.in_flight_limit.as_u64()).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         Self { acceptor, store, limits: Arc::new(limits), in_flight: Arc::new(Semaphore::new(bytes)) }
@@ -98,7 +104,7 @@ pub fn operations(schemas: &mut Schemas) -> Vec<Operation> {
 }
 
 pub fn router(intake: HttpIntake) -> Router {
-    Router::new().route("/v1/jobs", post(post_jobs)).with_state(intake)
+    Router::new().route("/v1/jobs", post(post_jobs).route_layer(middleware::from_fn(json_only))).with_state(intake)
 }
 
 async fn post_jobs(State(intake): State<HttpIntake>, headers: HeaderMap, body: Body) -> Response {

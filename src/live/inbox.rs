@@ -4,10 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     Extension, Json, Router,
-    extract::{
-        DefaultBodyLimit, Path, Query, State,
-        rejection::{JsonRejection, QueryRejection},
-    },
+    extract::{Path, Query, State, rejection::QueryRejection},
     http::StatusCode,
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -18,14 +15,14 @@ use serde_json::{Map, Value, json};
 use super::{Live, respond};
 use crate::{
     model::{InboxItem, Severity, Timestamp, Topic},
-    socket::Identity,
+    socket::{BodyLimit, Document, Identity, Unreadable},
     store::{CHANGE_LIMIT, Chosen, InboxFilter, InboxPage, ItemChange},
 };
 
 /// Items in a page unless asked otherwise.
 const PAGE: usize = 50;
 /// Bytes of a body here: the ids of a change.
-const BODY_LIMIT: usize = 64 << 10;
+const BODY_LIMIT: BodyLimit = BodyLimit::new(64 << 10);
 
 pub(super) fn router() -> Router<Arc<Live>> {
     Router::new()
@@ -33,7 +30,7 @@ pub(super) fn router() -> Router<Arc<Live>> {
         .route("/v1/inbox/items/{id}", get(show).delete(remove))
         .route("/v1/inbox/{change}", post(change))
         .route("/v1/topics/{topic}/items", get(topic_items))
-        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(Extension(BODY_LIMIT))
 }
 
 /// An item as these routes show it.
@@ -134,7 +131,11 @@ fn page_of(live: &Live, page: &InboxPage, has_state: bool) -> Response {
     Json(body).into_response()
 }
 
-async fn show(State(live): State<Arc<Live>>, Extension(identity): Extension<Identity>, Path(id): Path<i64>) -> Response {
+async fn show(State(live): State<Arc<Live>>, Extension(identity): Extension<Identity>, Path(id): Path<String>) -> Response {
+    let id = match respond::item_id(&id) {
+        Ok(id) => id,
+        Err(refusal) => return refusal,
+    };
     match live.store.inbox_item(identity.user_id, id).await {
         Ok(Some(item)) => Json(ItemView::of(&item, true)).into_response(),
         Ok(None) => respond::not_found(),
@@ -142,7 +143,11 @@ async fn show(State(live): State<Arc<Live>>, Extension(identity): Extension<Iden
     }
 }
 
-async fn remove(State(live): State<Arc<Live>>, Extension(identity): Extension<Identity>, Path(id): Path<i64>) -> Response {
+async fn remove(State(live): State<Arc<Live>>, Extension(identity): Extension<Identity>, Path(id): Path<String>) -> Response {
+    let id = match respond::item_id(&id) {
+        Ok(id) => id,
+        Err(refusal) => return refusal,
+    };
     match live.change(&identity, Chosen::Ids(vec![id]), ItemChange::Delete).await {
         Ok(changed) if changed.found == 0 => respond::not_found(),
         Ok(_) => StatusCode::NO_CONTENT.into_response(),
@@ -180,15 +185,15 @@ async fn change(
     State(live): State<Arc<Live>>,
     Extension(identity): Extension<Identity>,
     Path(change): Path<String>,
-    selection: Result<Json<Selection>, JsonRejection>,
+    selection: Result<Document<Selection>, Unreadable>,
 ) -> Response {
     let Some(change) = ItemChange::ALL.into_iter().find(|known| known.as_str() == change) else {
         let known = ItemChange::ALL.map(ItemChange::as_str).join(", ");
         return respond::error(StatusCode::NOT_FOUND, "not_found", &format!("no such change; one of {known}"));
     };
     let chosen = match selection {
-        Ok(Json(selection)) => selection.chosen(),
-        Err(rejected) => return respond::bad_body(&rejected),
+        Ok(Document(selection)) => selection.chosen(),
+        Err(unreadable) => return unreadable.into_response(),
     };
     let chosen = match chosen {
         Ok(chosen) => chosen,

@@ -4,10 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     Extension, Json, Router,
-    extract::{
-        DefaultBodyLimit, Path, Query, State,
-        rejection::{JsonRejection, QueryRejection},
-    },
+    extract::{Path, Query, State, rejection::QueryRejection},
     http::{StatusCode, Uri},
     response::{IntoResponse, Response},
     routing::get,
@@ -18,13 +15,13 @@ use serde_json::{Map, Value, json};
 use super::{Live, respond};
 use crate::{
     model::{InboxItem, Severity, Stream, Timestamp},
-    socket::Identity,
+    socket::{BodyLimit, Document, Identity},
     store::{Chosen, INBOX_LIST_LIMIT, InboxFilter, ItemChange},
 };
 
 /// Items in a page of the envelope, as the replaced system had it.
 const PAGE: usize = 20;
-const BODY_LIMIT: usize = 8 << 10;
+const BODY_LIMIT: BodyLimit = BodyLimit::new(8 << 10);
 const ROOT: &str = "/api/v1/communications/notifications";
 
 pub(super) fn router() -> Router<Arc<Live>> {
@@ -34,7 +31,7 @@ pub(super) fn router() -> Router<Arc<Live>> {
             .route(&format!("{ROOT}{end}"), get(list))
             .route(&format!("{ROOT}/{{id}}{end}"), get(show).put(update).patch(update).delete(remove));
     }
-    router.layer(DefaultBodyLimit::max(BODY_LIMIT))
+    router.layer(Extension(BODY_LIMIT))
 }
 
 /// As the replaced system's serializer named it.
@@ -119,7 +116,11 @@ async fn list(
     Json(json!({ "count": items.len(), "next": next, "previous": previous, "results": views(&items[start..end]) })).into_response()
 }
 
-async fn show(State(live): State<Arc<Live>>, Extension(identity): Extension<Identity>, Path(id): Path<i64>) -> Response {
+async fn show(State(live): State<Arc<Live>>, Extension(identity): Extension<Identity>, Path(id): Path<String>) -> Response {
+    let id = match respond::item_id(&id) {
+        Ok(id) => id,
+        Err(refusal) => return refusal,
+    };
     match live.store.inbox_item(identity.user_id, id).await {
         Ok(Some(item)) => Json(NotificationView::of(&item)).into_response(),
         Ok(None) => respond::not_found(),
@@ -137,23 +138,29 @@ pub(super) struct Update {
 async fn update(
     state: State<Arc<Live>>,
     identity: Extension<Identity>,
-    id: Path<i64>,
-    update: Result<Json<Update>, JsonRejection>,
+    path: Path<String>,
+    Document(update): Document<Update>,
 ) -> Response {
-    let is_read = match update {
-        Ok(Json(Update { is_read: Some(is_read) })) => is_read,
-        Ok(_) => return respond::error(StatusCode::BAD_REQUEST, "invalid", "`is_read` is missing; hint: {\"is_read\": true}"),
-        Err(rejected) => return respond::bad_body(&rejected),
+    let id = match respond::item_id(&path) {
+        Ok(id) => id,
+        Err(refusal) => return refusal,
+    };
+    let Some(is_read) = update.is_read else {
+        return respond::error(StatusCode::BAD_REQUEST, "invalid", "`is_read` is missing; hint: {\"is_read\": true}");
     };
     let change = if is_read { ItemChange::Read } else { ItemChange::Unread };
-    match state.change(&identity, Chosen::Ids(vec![*id]), change).await {
+    match state.change(&identity, Chosen::Ids(vec![id]), change).await {
         Ok(changed) if changed.found == 0 => respond::not_found(),
-        Ok(_) => show(state, identity, id).await,
+        Ok(_) => show(state, identity, path).await,
         Err(error) => respond::unavailable(&error),
     }
 }
 
-async fn remove(State(live): State<Arc<Live>>, Extension(identity): Extension<Identity>, Path(id): Path<i64>) -> Response {
+async fn remove(State(live): State<Arc<Live>>, Extension(identity): Extension<Identity>, Path(id): Path<String>) -> Response {
+    let id = match respond::item_id(&id) {
+        Ok(id) => id,
+        Err(refusal) => return refusal,
+    };
     match live.change(&identity, Chosen::Ids(vec![id]), ItemChange::Delete).await {
         Ok(changed) if changed.found == 0 => respond::not_found(),
         Ok(_) => StatusCode::NO_CONTENT.into_response(),

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     Extension, Json, Router,
-    body::Bytes,
-    extract::{DefaultBodyLimit, State},
+    extract::State,
     http::StatusCode,
     middleware,
     response::{IntoResponse, Response},
@@ -13,16 +12,16 @@ use axum::{
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     model::{Problem, PushToken, decode_all},
-    socket::{Authenticator, Identity, OriginPolicy, cross_origin, require_user},
+    socket::{Authenticator, BareDocument, BodyLimit, Identity, OriginPolicy, cross_origin, require_user},
     store::{Store, StoreError},
 };
 
 /// Bytes of a body here: one token and a word.
-const BODY_LIMIT: usize = 8 << 10;
+const BODY_LIMIT: BodyLimit = BodyLimit::new(8 << 10);
 /// What an app may call its platform.
 const PLATFORMS: [&str; 3] = ["android", "ios", "web"];
 
@@ -40,14 +39,18 @@ pub fn router(store: Store, authenticator: Arc<Authenticator>, origins: OriginPo
     Router::new()
         .route("/api/v1/communications/push_tokens/", methods())
         .route("/api/v1/communications/push_tokens", methods())
-        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(Extension(BODY_LIMIT))
         .layer(middleware::from_fn_with_state(authenticator, require_user))
         .layer(middleware::from_fn_with_state(origins, cross_origin))
         .with_state(store)
 }
 
-async fn register(State(store): State<Store>, Extension(identity): Extension<Identity>, body: Bytes) -> Response {
-    let registration = match read(&body) {
+async fn register(
+    State(store): State<Store>,
+    Extension(identity): Extension<Identity>,
+    BareDocument(document): BareDocument<Value>,
+) -> Response {
+    let registration = match read(document) {
         Ok(registration) => registration,
         Err(problems) => return bad_request(&problems),
     };
@@ -58,8 +61,12 @@ async fn register(State(store): State<Store>, Extension(identity): Extension<Ide
     }
 }
 
-async fn forget(State(store): State<Store>, Extension(identity): Extension<Identity>, body: Bytes) -> Response {
-    let registration = match read(&body) {
+async fn forget(
+    State(store): State<Store>,
+    Extension(identity): Extension<Identity>,
+    BareDocument(document): BareDocument<Value>,
+) -> Response {
+    let registration = match read(document) {
         Ok(registration) => registration,
         Err(problems) => return bad_request(&problems),
     };
@@ -72,9 +79,7 @@ async fn forget(State(store): State<Store>, Extension(identity): Extension<Ident
     }
 }
 
-fn read(body: &[u8]) -> Result<Registration, Vec<Problem>> {
-    let document = serde_json::from_slice(body)
-        .map_err(|error| vec![Problem::new("$", format!("not JSON: {error}"), "send {\"token\": \"…\", \"platform\": \"android\"}")])?;
+fn read(document: Value) -> Result<Registration, Vec<Problem>> {
     let registration: Registration = decode_all(document, "$")?;
     match &registration.platform {
         Some(platform) if !PLATFORMS.contains(&platform.as_str()) => {

@@ -2,13 +2,13 @@
 
 use axum::{
     Json,
-    extract::rejection::{JsonRejection, QueryRejection},
+    extract::rejection::QueryRejection,
     http::{HeaderValue, StatusCode, header::RETRY_AFTER},
     response::{IntoResponse, Response},
 };
 use serde_json::json;
 
-use crate::store::StoreError;
+use crate::{model::Problem, socket::query_problem, store::StoreError};
 
 pub(super) fn error(status: StatusCode, code: &str, message: &str) -> Response {
     (status, Json(json!({ "error": message, "code": code }))).into_response()
@@ -24,10 +24,17 @@ pub(super) fn unavailable(problem: &StoreError) -> Response {
     response
 }
 
-pub(super) fn bad_body(rejected: &JsonRejection) -> Response {
-    error(rejected.status(), "invalid", &rejected.body_text())
+pub(super) fn bad_query(rejected: &QueryRejection) -> Response {
+    bad_request(&query_problem(rejected))
 }
 
-pub(super) fn bad_query(rejected: &QueryRejection) -> Response {
-    error(StatusCode::BAD_REQUEST, "invalid", &rejected.body_text())
+/// The number of a notification, from a path.
+#[expect(clippy::result_large_err, reason = "the response is handed on at once")]
+pub(super) fn item_id(text: &str) -> Result<i64, Response> {
+    text.parse().map_err(|_| bad_request(&Problem::new("id", "not the number of a notification", "take an `id` of the list")))
+}
+
+fn bad_request(problem: &Problem) -> Response {
+    let body = json!({ "error": problem.to_string(), "code": "invalid", "problems": [problem] });
+    (StatusCode::BAD_REQUEST, Json(body)).into_response()
 }

@@ -13,6 +13,8 @@ use super::text::is_broken;
 
 /// More problems than this are not listed: whoever sent them has enough to do.
 const LISTED_LIMIT: usize = 50;
+/// Longest name shown that a sender made up, in bytes.
+const SHOWN_NAME: usize = 80;
 
 /// One thing wrong: where, what, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
@@ -27,6 +29,42 @@ impl Problem {
     pub fn new(path: impl Into<String>, problem: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { path: on_one_line(path.into()), problem: on_one_line(problem.into()), hint: hint.into() }
     }
+
+    /// Of a document that is not JSON.
+    pub fn not_json(error: &serde_json::Error) -> Self {
+        let message = error.to_string();
+        let problem = message.split(" at line ").next().unwrap_or(&message);
+        Self::new("$", format!("not JSON: {problem}"), format!("look at line {}, column {}", error.line(), error.column()))
+    }
+
+    /// Of a parameter in a query, as serde tells it: `limit: invalid digit found in string`.
+    pub fn of_parameter(message: &str) -> Self {
+        for (prefix, what) in [("unknown field `", "unknown parameter"), ("duplicate field `", "given twice")] {
+            if let Some((_, rest)) = message.split_once(prefix) {
+                let name = rest.split('`').next().unwrap_or_default();
+                let shown = super::cut(name, SHOWN_NAME);
+                let (problem, hint) = match what {
+                    "given twice" => (what.to_owned(), "give it once".to_owned()),
+                    _ => (format!("{what} `{shown}`"), nearest_hint(name, &known(rest))),
+                };
+                return Self::new(shown, problem, hint);
+            }
+        }
+        let (name, problem) = message.split_once(": ").unwrap_or(("?", message));
+        let (problem, hint) = match problem {
+            "cannot parse integer from empty string" => ("empty", "leave it out, or give it a number"),
+            "invalid digit found in string" => ("not a whole number", "digits alone, such as 20"),
+            "number too large to fit in target type" | "number too small to fit in target type" => ("out of range", "a smaller number"),
+            "provided string was not `true` or `false`" => ("neither `true` nor `false`", "write one of them"),
+            other => return Self::new(super::cut(name, SHOWN_NAME), super::cut(other, 200), "see /openapi.json for what it takes"),
+        };
+        Self::new(super::cut(name, SHOWN_NAME), problem, hint)
+    }
+}
+
+/// The names that serde says it expected.
+fn known(message: &str) -> Vec<&str> {
+    message.split("expected").nth(1).unwrap_or_default().split('`').skip(1).step_by(2).collect()
 }
 
 /// With what breaks or turns around a line written out, as names that strangers made up may have it.
@@ -135,7 +173,7 @@ fn written(root: &str, steps: &[Step]) -> String {
                 if !path.is_empty() {
                     path.push('.');
                 }
-                path.push_str(&super::cut(key, 80));
+                path.push_str(&super::cut(key, SHOWN_NAME));
             }
         }
     }
@@ -176,8 +214,7 @@ fn explain(message: &str) -> (String, String) {
     }
     for (prefix, what) in [("unknown field `", "unknown member"), ("unknown variant `", "not a known value:")] {
         if let Some(given) = backticked(message, prefix) {
-            let known: Vec<&str> = message.split("expected").nth(1).unwrap_or_default().split('`').skip(1).step_by(2).collect();
-            return (format!("{what} `{}`", super::cut(&given, 80)), nearest_hint(&given, &known));
+            return (format!("{what} `{}`", super::cut(&given, SHOWN_NAME)), nearest_hint(&given, &known(message)));
         }
     }
     match message.split_once(", expected ") {

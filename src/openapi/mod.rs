@@ -156,8 +156,8 @@ fn responses(problem: &Value, problems: &Value) -> Value {
             "content": { "application/problem+json": { "schema": problem } },
         },
         "Refused": {
-            "description": "It was not done: 400 invalid, 401, 403 forbidden, 404 not found, 409 conflict, 422 not readable, 429 with \
-                            `Retry-After`, 503.",
+            "description": "It was not done: 400 invalid, 401, 403 forbidden, 404 not found, 409 conflict, 413 too large, 415 not JSON or \
+                            compressed, 422 not readable, 429 with `Retry-After`, 503.",
             "headers": retry_after,
             "content": { "application/json": { "schema": refused } },
         },

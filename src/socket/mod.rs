@@ -8,6 +8,7 @@ mod body;
 mod bus;
 mod cross_origin;
 mod deadlines;
+mod document;
 mod ending;
 mod events;
 mod followed;
@@ -35,6 +36,7 @@ pub use auth::{
 pub use body::BodyTimedOut;
 pub use bus::{Bus, BusCounters, BusError, BusStatus, Control, ControlReceiver};
 pub use cross_origin::cross_origin;
+pub use document::{BareDocument, BodyLimit, Document, Unreadable, json_only, query_problem};
 pub use ending::Ending;
 pub use events::Mark;
 pub use gate::{Admission, Caller, Gate};

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::{RenderError, Templates};
 use crate::model::{
@@ -27,6 +27,19 @@ impl Templates {
             RenderError::Failed(fault) => fault.into_problem(),
             other => Problem::new(name.as_str(), other.to_string(), "see `tarishi template list` for what there is"),
         })
+    }
+
+    /// `body` as previews show it: with its channel and its measure.
+    pub fn shown(&self, body: &Body) -> Value {
+        let mut value = match body {
+            Body::Email(mail) => json!(mail),
+            Body::Sms(sms) => json!(sms),
+            Body::Push(push) => json!(push),
+            Body::Live(notification) => json!(notification),
+        };
+        value["channel"] = json!(body.channel());
+        value["measure"] = json!(self.measure(body));
+        value
     }
 }
 

@@ -464,8 +464,8 @@ async fn every_error_is_problem_details() {
     }
     check_error("/", daemon.api.with_header("origin", "https://evil.example").get("/v1/status").await, 403, Some("origin_not_allowed"));
     check_error("/", daemon.api.with_header("host", "evil.example").get("/v1/status").await, 421, Some("host_not_allowed"));
-    check_error("/", daemon.api.get("/v1/outbox/x/html").await, 400, Some("bad_request"));
-    check_error("/", public.get("/v1/inbox/items/x").await, 400, Some("bad_request"));
+    check_error("/", daemon.api.get("/v1/outbox/x/html").await, 422, Some("invalid"));
+    check_error("/", public.get("/v1/inbox/items/x").await, 400, Some("invalid"));
     check_error("/", public.post("/webhooks/sendgrid", &json!([])).await, 403, None);
     check_error("/", daemon.api.get("/v1/deliveries?colour=red").await, 422, Some("invalid"));
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     Extension, Json,
-    extract::{Path, State, rejection::JsonRejection},
+    extract::{Path, State},
     response::IntoResponse as _,
 };
 use schemars::JsonSchema;
@@ -15,7 +15,7 @@ use super::{Answer, created, done, invalid};
 use crate::{
     chat::{Chat, ChatError},
     model::UserId,
-    socket::Identity,
+    socket::{Document, Identity},
     store::BlockAdded,
 };
 
@@ -44,9 +44,8 @@ pub(super) async fn list(State(chat): State<Arc<Chat>>, Extension(identity): Ext
 pub(super) async fn add(
     State(chat): State<Arc<Chat>>,
     Extension(identity): Extension<Identity>,
-    body: Result<Json<Blocking>, JsonRejection>,
+    Document(Blocking { user_id }): Document<Blocking>,
 ) -> Answer {
-    let Json(Blocking { user_id }) = body?;
     if user_id == identity.user_id {
         return Err(invalid("You cannot block yourself."));
     }

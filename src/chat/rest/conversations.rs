@@ -4,10 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     Extension, Json,
-    extract::{
-        Path, Query, State,
-        rejection::{JsonRejection, QueryRejection},
-    },
+    extract::{Path, Query, State, rejection::QueryRejection},
     http::Uri,
     response::IntoResponse as _,
 };
@@ -22,7 +19,7 @@ use super::{
 use crate::{
     chat::Chat,
     model::{ChatRole, ConversationId, Timestamp, UserId},
-    socket::Identity,
+    socket::{Document, Identity},
     store::{CONVERSATIONS_PAGE_LIMIT, ConversationCursor, ConversationFilter, NewParticipant, ParticipantChange},
 };
 
@@ -106,9 +103,8 @@ struct Named {
 pub(super) async fn start(
     State(chat): State<Arc<Chat>>,
     Extension(identity): Extension<Identity>,
-    body: Result<Json<StartRequest>, JsonRejection>,
+    Document(mut request): Document<StartRequest>,
 ) -> Answer {
-    let Json(mut request) = body?;
     let property_id = subject(request.property_id.take()).map_err(|told| invalid(format!("`property_id` {told}.")))?;
     let property_title = title(request.property_title.take()).map_err(|told| invalid(format!("`property_title` {told}.")))?;
     let participants = participants(request, &identity.user_id).map_err(invalid)?;

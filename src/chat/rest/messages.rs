@@ -4,22 +4,18 @@ use std::sync::Arc;
 
 use axum::{
     Extension, Json,
-    body::Bytes,
-    extract::{
-        Path, Query, State,
-        rejection::{JsonRejection, QueryRejection},
-    },
+    extract::{Path, Query, State, rejection::QueryRejection},
     http::Uri,
     response::IntoResponse as _,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, Envelope, NotDone, conversation_id, created, done, invalid, link, message_id, optional, passed_over};
+use super::{Answer, Envelope, NotDone, conversation_id, created, done, invalid, link, message_id, passed_over};
 use crate::{
     chat::{Chat, ChatError, Draft},
     model::{Attachment, ConversationId, MessageId, StoredMessage, UserId},
-    socket::Identity,
+    socket::{BareDocument, Document, Identity},
     store::{MESSAGES_PAGE_LIMIT, MessageCursor},
 };
 
@@ -92,9 +88,9 @@ pub(super) async fn send(
     State(chat): State<Arc<Chat>>,
     Extension(identity): Extension<Identity>,
     Path(id): Path<String>,
-    body: Result<Json<SendRequest>, JsonRejection>,
+    Document(request): Document<SendRequest>,
 ) -> Answer {
-    let Json(SendRequest { content, text, client_id, reply_to, attachments }) = body?;
+    let SendRequest { content, text, client_id, reply_to, attachments } = request;
     let draft = Draft { text: content.or(text).unwrap_or_default(), attachments, client_id, reply_to };
     let posted = chat.send(&identity.user_id, conversation_id(&id)?, draft).await?;
     Ok(created(!posted.repeated, posted.view))
@@ -120,11 +116,11 @@ pub(super) async fn mark_conversation(
     State(chat): State<Arc<Chat>>,
     Extension(identity): Extension<Identity>,
     Path(id): Path<String>,
-    body: Bytes,
+    BareDocument(marking): BareDocument<Marking>,
 ) -> Answer {
     let id = conversation_id(&id)?;
     chat.members_for(id, &identity.user_id).await?;
-    let message = match optional::<Marking>(&body)?.message_id {
+    let message = match marking.message_id {
         Some(message) => {
             let found = chat.store.message(message, None).await?;
             Some(found.filter(|found| found.conversation == id).ok_or(ChatError::NotFound("Message"))?.id)
@@ -175,9 +171,9 @@ pub(super) async fn edit(
     State(chat): State<Arc<Chat>>,
     Extension(identity): Extension<Identity>,
     Path(id): Path<String>,
-    body: Result<Json<Editing>, JsonRejection>,
+    Document(editing): Document<Editing>,
 ) -> Answer {
-    let Json(Editing { content, text }) = body?;
+    let Editing { content, text } = editing;
     let text = content.or(text).ok_or_else(|| invalid("`text` is missing; hint: {\"text\": \"…\"}"))?;
     let message = theirs(&chat, &identity.user_id, message_id(&id)?).await?;
     Ok(Json(chat.edit(&identity.user_id, message.conversation, message.id, text).await?).into_response())

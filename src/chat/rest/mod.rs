@@ -8,17 +8,15 @@ mod messages;
 use std::sync::Arc;
 
 use axum::{
-    Json, Router,
-    extract::{
-        DefaultBodyLimit,
-        rejection::{JsonRejection, QueryRejection},
-    },
+    Extension, Json, Router,
+    extract::rejection::QueryRejection,
     http::{HeaderValue, StatusCode, Uri, header::RETRY_AFTER},
     response::{IntoResponse, Response},
     routing::{MethodRouter, delete, get, post},
 };
 use schemars::JsonSchema;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
+use serde_json::json;
 
 pub(super) use self::{
     blocks::BlockView,
@@ -27,13 +25,14 @@ pub(super) use self::{
 };
 use super::{error::ChatError, service::Chat};
 use crate::{
-    model::{ConversationId, MessageId},
+    model::{ConversationId, MessageId, Problem},
+    socket::{BodyLimit, query_problem},
     store::StoreError,
 };
 
 pub(super) const ROOT: &str = "/api/v1/communications";
 /// Bytes of a body here: the longest text, with as many attachments as may be.
-const BODY_LIMIT: usize = 512 << 10;
+const BODY_LIMIT: BodyLimit = BodyLimit::new(512 << 10);
 /// Seconds after which whoever was put off may try again.
 const RETRY_SECONDS: u64 = 1;
 
@@ -60,15 +59,14 @@ pub(super) fn router() -> Router<Arc<Chat>> {
     for (path, methods) in paths {
         router = router.route(&format!("{ROOT}/{path}"), methods.clone()).route(&format!("{ROOT}/{path}/"), methods);
     }
-    router.layer(DefaultBodyLimit::max(BODY_LIMIT))
+    router.layer(Extension(BODY_LIMIT))
 }
 
 /// What a request was answered, when it was not done.
 #[derive(Debug)]
 enum NotDone {
     Chat(ChatError),
-    Body(JsonRejection),
-    Query(QueryRejection),
+    Query(Problem),
 }
 
 type Answer = Result<Response, NotDone>;
@@ -85,15 +83,9 @@ impl From<StoreError> for NotDone {
     }
 }
 
-impl From<JsonRejection> for NotDone {
-    fn from(rejected: JsonRejection) -> Self {
-        Self::Body(rejected)
-    }
-}
-
 impl From<QueryRejection> for NotDone {
     fn from(rejected: QueryRejection) -> Self {
-        Self::Query(rejected)
+        Self::Query(query_problem(&rejected))
     }
 }
 
@@ -112,8 +104,10 @@ impl IntoResponse for NotDone {
                 }
                 response
             }
-            Self::Body(rejected) => refusal(rejected.status(), "invalid", &rejected.body_text()),
-            Self::Query(rejected) => refusal(StatusCode::BAD_REQUEST, "invalid", &rejected.body_text()),
+            Self::Query(problem) => {
+                let body = json!({ "error": problem.to_string(), "code": "invalid", "problems": [problem] });
+                (StatusCode::BAD_REQUEST, Json(body)).into_response()
+            }
         }
     }
 }
@@ -132,14 +126,6 @@ fn refusal(status: StatusCode, code: &str, error: &str) -> Response {
 
 fn invalid(what: impl Into<String>) -> NotDone {
     NotDone::Chat(ChatError::Invalid(what.into()))
-}
-
-/// A body that may be left out.
-fn optional<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, NotDone> {
-    if body.trim_ascii().is_empty() {
-        return Ok(T::default());
-    }
-    serde_json::from_slice(body).map_err(|error| invalid(format!("The body cannot be read: {error}.")))
 }
 
 fn conversation_id(text: &str) -> Result<ConversationId, ChatError> {

@@ -39,7 +39,10 @@ pub fn run(args: &TemplateArgs, global: &GlobalArgs) -> Result<(), Failure> {
     match &args.command {
         TemplateCommand::List(args) => list::run(args, &templates(global)?),
         TemplateCommand::Lint(args) => lint::run(args, global),
-        TemplateCommand::Preview(args) => preview::run(args, &templates(global)?),
+        TemplateCommand::Preview(args) => {
+            let config = settings::load_without_secrets(global)?;
+            preview::run(args, &config.templates.path, &settings::load_templates(&config)?)
+        }
     }
 }
 

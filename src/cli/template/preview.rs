@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
@@ -16,6 +16,7 @@ use crate::{
         failure::{Exit, Failure},
         job,
         output::{self, Paint},
+        settings,
     },
     model::{Body, Channel, Locale, Problem, TemplateName, TimeZone, Timestamp, segments::Encoding},
     template::{Measure, Preview, Templates},
@@ -59,7 +60,8 @@ pub(super) struct PreviewArgs {
     json: bool,
 }
 
-pub(super) fn run(args: &PreviewArgs, templates: &Templates) -> Result<(), Failure> {
+/// `folder` is where `templates` lie.
+pub(super) fn run(args: &PreviewArgs, folder: &Path, templates: &Templates) -> Result<(), Failure> {
     let Some(info) = templates.list().find(|info| *info.name == args.name) else {
         let hint = match templates.nearest(&args.name) {
             Some(nearest) => format!("did you mean `{nearest}`?"),
@@ -70,21 +72,28 @@ pub(super) fn run(args: &PreviewArgs, templates: &Templates) -> Result<(), Failu
     let mut data = info.sample.clone();
     if let Some(file) = &args.data {
         data.extend(job::object_file(file)?);
+        // The sample was looked at when the templates were loaded.
+        let problems = templates.check(&args.name, "$", &data);
+        if !problems.is_empty() {
+            let message = format!("{} is not what `{}` takes", file.display(), args.name);
+            return Err(Failure::new(Exit::Failed, message, "").with_problems(problems));
+        }
     }
     let channels: Vec<Channel> = if args.channel.is_empty() { info.channels.iter().collect() } else { args.channel.clone() };
     let preview = Preview { data, locale: args.locale.clone(), timezone: args.timezone };
     let mut bodies = Vec::with_capacity(channels.len());
     for channel in channels {
         let body = templates.preview(&args.name, channel, &preview, Timestamp::now());
-        bodies.push(
-            body.map_err(|Problem { path, problem, hint }| Failure::new(Exit::Failed, format!("{channel}: {path}: {problem}"), hint))?,
-        );
+        bodies.push(body.map_err(|problem| {
+            let Problem { path, problem, hint } = settings::located(folder, &problem);
+            Failure::new(Exit::Failed, format!("{channel}: {path}: {problem}"), hint)
+        })?);
     }
     if args.open {
         return open(&args.name, &bodies);
     }
     if args.json {
-        return output::print_json(&bodies.iter().map(|body| as_json(templates, body)).collect::<Vec<_>>());
+        return output::print_json(&bodies.iter().map(|body| templates.shown(body)).collect::<Vec<_>>());
     }
     let paint = Paint::stdout();
     output::print(&bodies.iter().map(|body| told(templates, body, paint)).collect::<Vec<_>>().join("\n\n"))
@@ -119,18 +128,6 @@ fn write_mail(file: &Path, html: &str) -> std::io::Result<PathBuf> {
     opened.write_all("\u{feff}".as_bytes())?;
     opened.write_all(html.as_bytes())?;
     Ok(file.to_owned())
-}
-
-fn as_json(templates: &Templates, body: &Body) -> Value {
-    let mut value = match body {
-        Body::Email(mail) => json!(mail),
-        Body::Sms(sms) => json!(sms),
-        Body::Push(push) => json!(push),
-        Body::Live(notification) => json!(notification),
-    };
-    value["channel"] = json!(body.channel());
-    value["measure"] = json!(templates.measure(body));
-    value
 }
 
 fn told(templates: &Templates, body: &Body, paint: Paint) -> String {
@@ -193,7 +190,7 @@ mod tests {
             for channel in info.channels.iter() {
                 let preview = Preview { data: info.sample.clone(), locale: Some("sw-TZ".parse().unwrap()), timezone: None };
                 let body = templates.preview(info.name, channel, &preview, Timestamp::now()).unwrap();
-                assert_eq!(as_json(&templates, &body)["channel"], channel.as_str());
+                assert_eq!(templates.shown(&body)["channel"], channel.as_str());
                 assert!(told(&templates, &body, Paint::OFF).starts_with(&format!("── {channel} ──")));
             }
         }

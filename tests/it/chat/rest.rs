@@ -227,14 +227,14 @@ async fn bad_requests_and_too_many_are_told_so() {
     let place = format!("/conversations/{id}");
     assert_eq!(
         asha.post(&format!("{place}/send_message/"), &json!({ "text": "x".repeat(600 << 10) })).await.expect(413)["code"],
-        "invalid"
+        "too_large"
     );
     asha.post(&format!("{place}/send_message/"), &json!({ "text": 7 })).await.expect(422);
     asha.post(&format!("{place}/send_message/"), &json!({ "text": "Habari", "reply_to": 999 })).await.expect(400);
     asha.get(&format!("{place}/messages/?before=1&after=2")).await.expect(400);
     asha.get(&format!("{place}/messages/?before=x")).await.expect(400);
     let garbled = asha.request(Method::POST, &format!("{place}/mark_read/")).body("{");
-    assert_eq!(Answer::of(garbled).await.unwrap().expect(400)["code"], "invalid");
+    assert_eq!(Answer::of(garbled).await.unwrap().expect(422)["code"], "malformed");
     send(&asha, id, "Habari").await;
     let too_many = asha.post(&format!("{place}/send_message/"), &json!({ "text": "Uko?" })).await;
     let wait: u64 = too_many.header("retry-after").parse().unwrap();
