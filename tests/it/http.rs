@@ -659,3 +659,95 @@ async fn what_is_not_there_is_told_in_problem_details() {
     let channels: Vec<&Value> = status["lanes"].as_array().unwrap().iter().map(|lane| &lane["channel"]).collect();
     assert_eq!(channels, ["email", "sms", "push", "live"]);
 }
+
+#[tokio::test]
+async fn what_is_wrong_with_a_request_is_told_alike_everywhere() {
+    let mut setup = Setup::new().with("intake.job_limit", "8 KiB").with("intake.data_limit", "4 KiB");
+    let daemon = setup.start().await;
+    let send = async |method: Method, path: &str, headers: &[(&'static str, &str)], body: &str| {
+        let mut request = daemon.api.request(method, path).body(body.to_owned());
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        Answer::of(request).await.unwrap()
+    };
+    // What is not there is told before anything is said of a body.
+    for (method, path, allow) in [(Method::PUT, "/v1/jobs", "POST"), (Method::PATCH, "/livez", "GET,HEAD")] {
+        let answer = send(method, path, &[], "x").await;
+        assert_eq!(answer.header("allow"), allow, "{path}");
+        assert!(answer.expect_problem(405, "method_not_allowed")["detail"].as_str().unwrap().contains("`Allow`"), "{path}");
+    }
+    let missing = send(Method::POST, "/nowhere", &[], "x").await.expect_problem(404, "not_found");
+    assert!(missing["detail"].as_str().unwrap().contains("/openapi.json"), "{missing}");
+    send(Method::POST, "/v1/jobs", &[], "{}").await.expect_problem(415, "not_json");
+    let json = ("content-type", "application/json");
+    let large = format!("{{\"name\": \"{}\"}}", "x".repeat(9000));
+    let paths = [
+        (Method::POST, "/v1/jobs"),
+        (Method::POST, "/v1/templates/generic/preview"),
+        (Method::PUT, "/v1/users/42"),
+        (Method::PATCH, "/v1/users/42"),
+        (Method::POST, "/v1/suppressions"),
+        (Method::DELETE, "/v1/suppressions"),
+        (Method::POST, "/v1/revocations"),
+        (Method::POST, "/v1/conversations"),
+    ];
+    for (method, path) in paths {
+        let malformed = send(method.clone(), path, &[json], "{\"a\":}").await.expect_problem(422, "malformed");
+        assert_eq!(problems(&malformed), ["$: not JSON: expected value (look at line 1, column 6)"], "{path}");
+        let encoded = send(method.clone(), path, &[json, ("content-encoding", "gzip")], "{}").await;
+        let encoded = encoded.expect_problem(415, "encoding_not_taken");
+        assert!(encoded["detail"].as_str().unwrap().contains("`Content-Encoding: gzip` is not taken here; hint: "), "{encoded}");
+        if path.ends_with("/preview") || path.starts_with("/v1/users") {
+            let refused = send(method, path, &[json], &large).await.expect_problem(413, "too_large");
+            assert_eq!(refused["detail"], "the body is larger than 8.0 KiB (intake.job_limit); hint: send less at once");
+        }
+    }
+    let id = daemon.api.get("/v1/outbox/x/html").await.expect_problem(422, "invalid");
+    assert!(problems(&id)[0].starts_with("id: not the number of a message"), "{id}");
+    // An array of one is an array.
+    let one = json!([{ "id": "one", "template": "generic", "to": [recipient("42")], "data": { "title": "T" } }]);
+    let refused = daemon.api.post("/v1/jobs", &one).await.expect_problem(422, "invalid");
+    assert!(problems(&refused)[0].starts_with("$[0].data.message: is missing"), "{refused}");
+    let good =
+        |title: &str| json!([{ "id": "two", "template": "generic", "to": [recipient("42")], "data": { "title": title, "message": "M" } }]);
+    daemon.api.post("/v1/jobs", &good("a")).await.expect(202);
+    let conflict = daemon.api.post("/v1/jobs", &good("b")).await.expect_problem(409, "id_conflict");
+    assert!(problems(&conflict)[0].starts_with("$[0].id: "), "{conflict}");
+    // Previews hold data to the schema, as jobs do.
+    let preview = async |body: Value| daemon.api.post("/v1/templates/generic/preview", &body).await;
+    let refused = preview(json!({ "data": { "title": 7, "message": "M" } })).await.expect_problem(422, "invalid");
+    assert!(problems(&refused)[0].starts_with("$.data.title: has the wrong type"), "{refused}");
+    let all = preview(json!({ "channels": [] })).await.expect(200);
+    assert_eq!(all["bodies"].as_array().unwrap().len(), 4, "none is all of them, as in a job");
+}
+
+#[tokio::test]
+async fn the_public_listener_names_what_is_wrong_too() {
+    let (_setup, daemon) = start().await;
+    let api = daemon.public_api().with_bearer(&token("42"));
+    let send = async |method: Method, path: &str, body: &str| {
+        let request = api.request(method, path).header("content-type", "application/json").body(body.to_owned());
+        Answer::of(request).await.unwrap()
+    };
+    let problem = |answer: Answer, status: u16, code: &str, path: &str| {
+        assert_eq!((answer.status, answer.body["code"].as_str()), (status, Some(code)), "{}", answer.text);
+        assert_eq!(answer.body["problems"][0]["path"], path, "{}", answer.text);
+    };
+    problem(send(Method::POST, "/v1/inbox/read", "{").await, 422, "malformed", "$");
+    problem(send(Method::POST, PUSH_TOKENS, "{").await, 422, "malformed", "$");
+    problem(send(Method::POST, "/v1/inbox/read", "{\"ids\": [\"a\"]}").await, 422, "invalid", "$.ids[0]");
+    problem(api.get("/v1/inbox?limit=many").await, 400, "invalid", "limit");
+    problem(api.get("/v1/inbox?limti=1").await, 400, "invalid", "limti");
+    problem(api.get("/v1/inbox/items/x").await, 400, "invalid", "id");
+    problem(api.get("/api/v1/communications/notifications/x/").await, 400, "invalid", "id");
+    for path in ["/v1/inbox", "/sse/notifications"] {
+        let answer = daemon.public_api().get(path).await;
+        assert_eq!(answer.header("www-authenticate"), "Bearer", "{path}");
+        answer.expect_problem(401, "unauthenticated");
+    }
+    for (path, key) in [("/webhooks/sendgrid", "webhook_public_key"), ("/webhooks/twilio", "provider.twilio.auth_token")] {
+        let answer = Answer::of(daemon.public_api().request(Method::POST, path).body("{}")).await.unwrap();
+        assert!(answer.status == 403 && answer.body["detail"].as_str().unwrap().contains(key), "{}", answer.text);
+    }
+}

@@ -165,3 +165,32 @@ async fn a_preview_says_what_each_channel_would() {
     assert!(unknown["detail"].as_str().unwrap().contains("did you mean `rent_due`?"), "{unknown}");
     assert_eq!(daemon.terminate().await.code, Some(0));
 }
+
+#[test]
+fn the_command_tells_what_a_job_would_be_told_and_where_files_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    write_templates(folder);
+    let schema = json!({ "additionalProperties": false, "properties": { "amount": { "type": ["integer", "string"] }, "due": { "type": "string" } } });
+    write(folder, "rent_due/schema.json", &schema.to_string());
+    let run = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tarishi"));
+        let ran = command.args(arguments).current_dir(folder).env_clear().output().unwrap();
+        (ran.status.code(), String::from_utf8(ran.stderr).unwrap())
+    };
+    let preview = |data: &str| {
+        fs::write(folder.join("data.json"), data).unwrap();
+        run(&["template", "preview", "rent_due", "--data", "data.json"])
+    };
+    let (code, told) = preview(r#"{ "amuont": 5, "deu": 1 }"#);
+    assert!(code == Some(1) && told.contains("data.json is not what `rent_due` takes"), "{told}");
+    assert!(told.contains("$.data.amuont: is not known to the template") && told.contains("$.data.deu: is not known"), "{told}");
+    // A file is named alike, whichever command tells of it.
+    let (code, told) = preview(r#"{ "amount": "many" }"#);
+    assert!(code == Some(1) && told.contains("templates/rent_due/email.html:1: "), "{told}");
+    write(folder, "rent_due/sms.txt", "{{ amuont }}");
+    for arguments in [&["check"] as &[&str], &["template", "list"], &["template", "preview", "rent_due"], &["template", "lint"]] {
+        let (code, told) = run(arguments);
+        assert!(code == Some(3) && told.contains("  templates/rent_due/sms.txt:1: `amuont` is not defined"), "{arguments:?}: {told}");
+    }
+}
