@@ -11,6 +11,7 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Va
 use super::{
     Limits,
     error::Fault,
+    explain,
     link::{LinkError, Links},
     locale::{self, FormatError},
     mjml::Origin,
@@ -71,7 +72,7 @@ impl Engine {
             // A problem of the source alone: there is no data yet that it could tell.
             let problem = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
             let (file, line) = self.written_in(name, file, error.line());
-            Fault::new(&file, problem, "the syntax is Jinja's: {{ name }}, {% if name %}…{% endif %}").at(line)
+            Fault::new(&file, problem, explain::SYNTAX).at(line)
         })
     }
 
@@ -168,15 +169,16 @@ impl Engine {
         }
         let at = innermost.name().unwrap_or(name);
         let file = self.inherited.get(at).map_or(at, String::as_str);
-        let quoted = self.quote(at, innermost);
+        let tag = self.tag(at, innermost);
+        let quoted = tag.as_ref().map_or_else(String::new, |tag| format!(" in `{}`", model::cut(tag, QUOTE_LIMIT)));
+        let piped = |filter| explain::piped(tag.as_deref()?, filter);
         let (problem, hint) = match (innermost.kind(), link) {
+            _ if let Some(name) = format.and_then(|format| piped(Some(format.undefined_in?))) => not_defined(name),
             _ if let Some(format) = format => (format!("{format}{quoted}"), format.hint.clone()),
+            (_, Some(LinkError::Undefined)) if let Some(name) = piped(Some("link")) => not_defined(name),
             (_, Some(link)) => (format!("{link}{quoted}"), "the filter takes a path or a URL: {{ \"/inbox\" | link }}".to_owned()),
-            (ErrorKind::UndefinedError, _) => match undefined_name(innermost) {
-                Some(name) => (
-                    format!("`{name}` is not defined"),
-                    format!("bring it in the data (and in sample.json), or guard it with {{% if {name} is defined %}}"),
-                ),
+            (ErrorKind::UndefinedError, _) => match undefined_name(innermost).or_else(|| piped(None)) {
+                Some(name) => not_defined(name),
                 None => (format!("a name is not defined{quoted}"), "bring it in the data (and in sample.json)".to_owned()),
             },
             (ErrorKind::OutOfFuel, _) => (
@@ -187,23 +189,25 @@ impl Engine {
                 format!("there is no such file to extend, include or import{quoted}"),
                 format!("name it from the templates folder on, such as {LAYOUTS}/email.html"),
             ),
-            (kind, _) => (format!("{kind}{quoted}"), String::new()),
+            (kind, _) => {
+                let functions: Vec<&str> = self.environment.globals().map(|(name, _)| name).collect();
+                let (problem, hint) = explain::told(kind, innermost.detail(), &functions);
+                (format!("{problem}{quoted}"), hint)
+            }
         };
         let (written_in, at_line) = self.written_in(at, file, innermost.line());
         Fault::new(&written_in, problem, hint).at(at_line)
     }
 
     /// The failing tag as the template has it (`{{ name | int }}`), which is the operator's text and not the data.
-    fn quote(&self, name: &str, error: &Error) -> String {
-        let Ok(template) = self.environment.get_template(name) else { return String::new() };
-        let quoted = error.range().and_then(|range| {
-            let (before, after) = (template.source().get(..range.start)?, template.source().get(range.end..)?);
-            let start = before.rfind("{{").max(before.rfind("{%"))?;
-            let ends = [after.find("}}"), after.find("%}")];
-            let end = range.end + ends.into_iter().flatten().min()? + "}}".len();
-            Some(template.source()[start..end].split_whitespace().collect::<Vec<_>>().join(" "))
-        });
-        quoted.map_or_else(String::new, |quoted| format!(" in `{}`", model::cut(&quoted, QUOTE_LIMIT)))
+    fn tag(&self, name: &str, error: &Error) -> Option<String> {
+        let template = self.environment.get_template(name).ok()?;
+        let range = error.range()?;
+        let (before, after) = (template.source().get(..range.start)?, template.source().get(range.end..)?);
+        let start = before.rfind("{{").max(before.rfind("{%"))?;
+        let ends = [after.find("}}"), after.find("%}")];
+        let end = range.end + ends.into_iter().flatten().min()? + "}}".len();
+        Some(template.source()[start..end].split_whitespace().collect::<Vec<_>>().join(" "))
     }
 }
 
@@ -214,6 +218,13 @@ fn localized(name: &str, parent: &str) -> Option<String> {
     let mut folders = parent.split('/');
     let (Some(_), Some(locale), Some(_), None) = (folders.next(), folders.next(), folders.next(), folders.next()) else { return None };
     (!piece.contains('/')).then(|| format!("{LAYOUTS}/{locale}/{piece}"))
+}
+
+fn not_defined(name: &str) -> (String, String) {
+    (
+        format!("`{name}` is not defined"),
+        format!("bring it in the data (and in sample.json), or guard it with {{% if {name} is defined %}}"),
+    )
 }
 
 /// The name in `… is undefined`, which the engine makes from the template's code alone.

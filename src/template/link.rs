@@ -13,7 +13,9 @@ const SCHEMES: [&str; 4] = ["https", "http", "mailto", "tel"];
 /// Why something is no link. Never holds the link, which comes from the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ThisError)]
 pub(super) enum LinkError {
-    #[error("a link is not defined, or not text")]
+    #[error("a link is not defined")]
+    Undefined,
+    #[error("a link is not text")]
     NotText,
     #[error("a link is empty")]
     Empty,
@@ -76,7 +78,8 @@ impl Links {
     pub fn filter(&self) -> impl Fn(&State<'_, '_>, &Value) -> Result<Value, Error> + Send + Sync + 'static {
         let links = self.clone();
         move |state, target| {
-            let resolved = target.as_str().ok_or(LinkError::NotText).and_then(|target| links.resolve(target));
+            let unusable = if target.is_undefined() { LinkError::Undefined } else { LinkError::NotText };
+            let resolved = target.as_str().ok_or(unusable).and_then(|target| links.resolve(target));
             let url = resolved.map_err(|error| Error::new(ErrorKind::InvalidOperation, "no link").with_source(error))?;
             Ok(if matches!(state.auto_escape(), AutoEscape::Html) { Value::from_safe_string(html::escape(&url)) } else { url.into() })
         }

@@ -21,6 +21,7 @@ mod content;
 mod context;
 mod engine;
 mod error;
+mod explain;
 #[cfg(test)]
 mod hostile;
 mod html;

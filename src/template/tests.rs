@@ -196,11 +196,16 @@ fn faults_name_the_place_and_never_a_value() {
     check_sms("{{ user.phone }}", &data, Err("t/sms.txt:1: `user.phone` is not defined"));
     check_sms("{% if user.phone %}{% endif %}", &data, Err("t/sms.txt:1: `user.phone` is not defined"));
     check_sms("{{ user[secret] }}", &data, Err("t/sms.txt:1: `user[...]` is not defined"));
-    check_sms("{{ secret | int }}", &data, Err("t/sms.txt:1: invalid operation in `{{ secret | int }}`"));
-    check_sms("{{ secret + 1 }}", &data, Err("t/sms.txt:1: invalid operation in `{{ secret + 1 }}`"));
-    check_sms("{{ secret | nope }}", &data, Err("t/sms.txt:1: unknown filter in `{{ secret | nope }}`"));
-    check_sms("{{ secret.nope() }}", &data, Err("t/sms.txt:1: unknown method in `{{ secret.nope() }}`"));
-    check_sms("{{ nope(secret) }}", &data, Err("t/sms.txt:1: unknown function in `{{ nope(secret) }}`"));
+    check_sms("{{ secret | int }}", &data, Err("t/sms.txt:1: a value is not what is needed here in `{{ secret | int }}`"));
+    check_sms(
+        "{{ secret + 1 }}",
+        &data,
+        Err("t/sms.txt:1: a value is not what is needed here: tried to use + operator on unsupported types string and number \
+             in `{{ secret + 1 }}`"),
+    );
+    check_sms("{{ secret | nope }}", &data, Err("t/sms.txt:1: there is no filter `nope` in `{{ secret | nope }}`"));
+    check_sms("{{ secret.nope() }}", &data, Err("t/sms.txt:1: a value has no method `nope` in `{{ secret.nope() }}`"));
+    check_sms("{{ nope(secret) }}", &data, Err("t/sms.txt:1: there is no function or macro `nope` here in `{{ nope(secret) }}`"));
     check_sms(
         "{% include secret %}",
         &data,
@@ -221,8 +226,8 @@ fn faults_name_the_place_and_never_a_value() {
         &json!({"up": "../x"}),
         Err("t/sms.txt:1: a link's path has `.` or `..` in it in `{{ ('/' ~ up) | link }}`"),
     );
-    check_sms("{{ 7 | link }}", &data, Err("t/sms.txt:1: a link is not defined, or not text in `{{ 7 | link }}`"));
-    check_sms("{{ debug() }}", &data, Err("t/sms.txt:1: unknown function in `{{ debug() }}`"));
+    check_sms("{{ 7 | link }}", &data, Err("t/sms.txt:1: a link is not text in `{{ 7 | link }}`"));
+    check_sms("{{ debug() }}", &data, Err("t/sms.txt:1: there is no function or macro `debug` here in `{{ debug() }}`"));
     check_sms(" ", &data, Err("t/sms.txt: is empty"));
 }
 
@@ -254,8 +259,8 @@ fn limits_stop_what_would_not_end() {
         Err("t/sms.txt: grew past the output limit of 65536 bytes"),
     );
     check_sms("{{ text }}", &json!({"text": "x".repeat(70_000)}), Err("t/sms.txt: grew past the output limit of 65536 bytes"));
-    check_sms("{% include 't/sms.txt' %}", &json!({}), Err("t/sms.txt:1: invalid operation in `{% include 't/sms.txt' %}`"));
-    check_sms("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", &json!({}), Err("t/sms.txt:1: invalid operation in `{{ m() }}`"));
+    check_sms("{% include 't/sms.txt' %}", &json!({}), Err("t/sms.txt:1: goes into itself too deep in `{% include 't/sms.txt' %}`"));
+    check_sms("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", &json!({}), Err("t/sms.txt:1: goes into itself too deep in `{{ m() }}`"));
 }
 
 #[test]

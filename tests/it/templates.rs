@@ -157,7 +157,7 @@ async fn a_preview_says_what_each_channel_would() {
     assert_eq!(answer["bodies"][0]["channel"], "email");
     let problem = &answer["problems"][0];
     assert_eq!((&problem["channel"], &problem["path"]), (&json!("sms"), &json!("rent_due/sms.txt:1")));
-    assert_eq!(problem["problem"], "`date` was given a name that is not defined in `{{ due | date }}`");
+    assert_eq!(problem["problem"], "`due` is not defined");
 
     let refused = preview(json!({ "date": {}, "locale": "no such" })).await.expect_problem(422, "invalid");
     assert_eq!(refused["problems"].as_array().unwrap().len(), 2, "{refused}");

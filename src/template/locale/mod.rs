@@ -78,11 +78,13 @@ impl Reader {
 pub(super) struct FormatError {
     pub problem: String,
     pub hint: String,
+    /// The filter that was given a name which is not defined.
+    pub undefined_in: Option<&'static str>,
 }
 
 impl FormatError {
     fn new(problem: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { problem: problem.into(), hint: hint.into() }
+        Self { problem: problem.into(), hint: hint.into(), undefined_in: None }
     }
 }
 
@@ -188,8 +190,9 @@ impl<'a> Call<'a> {
 
     fn unusable(&self, needed: &str, hint: &str) -> FormatError {
         if self.given.is_undefined() {
-            let hint = "bring it in the data (and in sample.json), or guard it with {% if name is defined %}";
-            return FormatError::new(format!("`{}` was given a name that is not defined", self.filter), hint);
+            let hint = "bring it in the data (and in sample.json)";
+            let error = FormatError::new(format!("`{}` was given something that is not defined", self.filter), hint);
+            return FormatError { undefined_in: Some(self.filter), ..error };
         }
         let given = if self.given.is_none() { "null".to_owned() } else { format!("something that is not {needed}") };
         let problem = format!("`{}` was given {given}", self.filter);

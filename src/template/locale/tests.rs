@@ -116,6 +116,10 @@ fn distances_are_told_in_words() {
     check("sw", "'2025-01-15T10:30:00Z' | relative", "mwaka 1 uliopita");
     check("en", "day | relative", "today");
     check("sw", "'2026-01-16' | relative", "kesho");
+    check("sw", "'2026-01-17' | relative", "kesho kutwa");
+    check("sw", "'2026-01-13' | relative", "juzi");
+    check("sw", "'2026-01-18' | relative", "baada ya siku 3");
+    check("en", "'2026-01-17' | relative", "in 2 days");
     check("fr", "soon | relative", "in 3 hours");
 }
 
@@ -187,8 +191,7 @@ fn what_cannot_be_written_is_told_without_it() {
     }
     fails(
         "missing | date",
-        "`date` was given a name that is not defined in `{{ missing | date }}` \
-         (hint: bring it in the data (and in sample.json), or guard it with {% if name is defined %})",
+        "`missing` is not defined (hint: bring it in the data (and in sample.json), or guard it with {% if missing is defined %})",
     );
 }
 
