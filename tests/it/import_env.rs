@@ -129,6 +129,12 @@ fn what_is_missing_is_told_and_what_cannot_be_used_is_named() {
         ("EMAIL_HOST=mail.example.com\nEMAIL_HOST_USER=a", "EMAIL_HOST_PASSWORD", "no value"),
         ("SENDGRID_API_KEY", "line 1", "no value"),
         ("DEBUG=1", ".env has none", "no value"),
+        ("SENDGRID_FROM_EMAIL=a@example.com", "SENDGRID_API_KEY or EMAIL_HOST", "no value"),
+        ("SENDGRID_FROM_EMAIL=a@example.com\nSENDGRID_API_KEY=", "nothing in SENDGRID_API_KEY", "no value"),
+        ("EMAIL_HOST=mail.example.com\nEMAIL_PORT=99999", "EMAIL_PORT: no port", "EMAIL_HOST:"),
+        ("EMAIL_HOST=mail.example.com\nEMAIL_PORT=mail", "EMAIL_PORT: no port", "EMAIL_HOST:"),
+        ("EMAIL_HOST=smtp://mail.example.com", "EMAIL_HOST: no mail server", "no value"),
+        ("EMAIL_HOST=mail.example.com\nEMAIL_USE_SSL=1\nEMAIL_USE_TLS=1", "on, and so is EMAIL_USE_TLS", "no value"),
     ];
     for (text, named, secret) in wrong {
         fs::write(folder.join(".env"), text).unwrap();
@@ -138,4 +144,23 @@ fn what_is_missing_is_told_and_what_cannot_be_used_is_named() {
         assert!(told.contains(named) && !told.contains(secret), "{text}: {told}");
         assert!(!folder.join("config").exists(), "{text}");
     }
+    fs::write(folder.join(".env"), b"SECRET_KEY=caf\xe9\n").unwrap();
+    let told = String::from_utf8(run(folder, &["import-env", "--env-file", ".env"]).stderr).unwrap();
+    assert!(told.contains("line 1: not UTF-8 (hint: save the file as UTF-8"), "{told}");
+}
+
+#[test]
+fn what_django_would_do_otherwise_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let mail = "DEFAULT_FROM_EMAIL=hello@example.com\nEMAIL_HOST=old.example.com\nEMAIL_USE_SSL=True\nDEBUG=1\nDEBUG=2\n";
+    fs::write(folder.join(".env"), format!("{mail}EMAIL_HOST=mail.example.com\n")).unwrap();
+    let told = run(folder, &["import-env", "--env-file", ".env", "--json", "--dry-run"]);
+    let told: Value = serde_json::from_slice(&told.stdout).unwrap();
+    let notes = told["notes"].to_string();
+    assert!(notes.contains("port 465 is taken, where Django takes 25"), "{told:#}");
+    assert!(notes.contains("EMAIL_HOST is there more than once: line 6 counts") && !notes.contains("DEBUG"), "{told:#}");
+    let shown = run(folder, &["import-env", "--env-file", ".env", "--dry-run"]);
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains("url = \"smtps://mail.example.com:465\""), "{shown}");
 }

@@ -8,24 +8,49 @@ use crate::model::Problem;
 const VALUE_LIMIT: usize = 64 << 10;
 
 /// Variables by name. Their values are never shown.
+#[derive(Debug, Default)]
+pub struct Variables {
+    values: BTreeMap<String, Value>,
+    /// Names that are there more than once, with the line that counts.
+    pub repeated: BTreeMap<String, usize>,
+}
+
+/// What a variable holds. Shown to nobody.
 #[derive(Default)]
-pub struct Variables(BTreeMap<String, String>);
+struct Value(String);
+
+impl std::fmt::Debug for Value {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
 
 impl Variables {
     pub fn of_environment() -> Self {
-        Self(std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect())
+        let text =
+            |(name, value): (std::ffi::OsString, std::ffi::OsString)| Some((name.into_string().ok()?, Value(value.into_string().ok()?)));
+        Self { values: std::env::vars_os().filter_map(text).collect(), repeated: BTreeMap::new() }
     }
 
     /// A value, unless it is missing or blank.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())
+        self.values.get(name).map(|value| value.0.trim()).filter(|value| !value.is_empty())
+    }
+
+    /// Whether it is there with nothing in it.
+    pub fn is_blank(&self, name: &str) -> bool {
+        self.values.contains_key(name) && self.get(name).is_none()
     }
 }
 
 /// Reads a file; of a variable that is there twice, the later one counts. Problems name lines, never what is on them.
-pub fn read(text: &str) -> Result<Variables, Vec<Problem>> {
+pub fn read(bytes: &[u8]) -> Result<Variables, Vec<Problem>> {
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        let line = bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
+        vec![Problem::new(format!("line {line}"), "not UTF-8", "save the file as UTF-8 (iconv -f LATIN1 -t UTF-8), and name a text file")]
+    })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let (mut variables, mut problems) = (BTreeMap::new(), Vec::new());
+    let (mut variables, mut problems) = (Variables::default(), Vec::new());
     let mut lines = text.lines().enumerate();
     while let Some((index, line)) = lines.next() {
         let place = format!("line {}", index + 1);
@@ -64,11 +89,13 @@ pub fn read(text: &str) -> Result<Variables, Vec<Problem>> {
                 problems.push(Problem::new(place, format!("the value of `{name}` is too long"), format!("at most {VALUE_LIMIT} bytes")));
             }
             Some(value) => {
-                variables.insert(name.to_owned(), value);
+                if variables.values.insert(name.to_owned(), Value(value)).is_some() {
+                    variables.repeated.insert(name.to_owned(), index + 1);
+                }
             }
         }
     }
-    if problems.is_empty() { Ok(Variables(variables)) } else { Err(problems) }
+    if problems.is_empty() { Ok(variables) } else { Err(problems) }
 }
 
 /// What is inside, when the quote that closes it is there. Escapes count between double quotes only.
@@ -96,7 +123,7 @@ mod tests {
 
     #[track_caller]
     fn check(text: &str, expected: &str) {
-        let variables = read(text).unwrap_or_else(|problems| panic!("{text}: {problems:?}"));
+        let variables = read(text.as_bytes()).unwrap_or_else(|problems| panic!("{text}: {problems:?}"));
         assert_eq!(variables.get("A").unwrap_or_default(), expected, "{text}");
     }
 
@@ -120,9 +147,18 @@ mod tests {
     #[test]
     fn problems_name_lines_and_tell_no_values() {
         for (text, place) in [("A=b\nsecretword", "line 2"), ("A-B=secretword", "line 1"), ("\nA=\"secretword\nB=c", "line 2")] {
-            let problems = read(text).err().unwrap();
+            let problems = read(text.as_bytes()).err().unwrap();
             assert_eq!(problems[0].path, place, "{text}");
             assert!(!format!("{problems:?}").contains("secretword"), "{problems:?}");
         }
+        let problems = read(b"A=b\nB=caf\xe9").unwrap_err();
+        assert_eq!((problems[0].path.as_str(), problems[0].problem.as_str()), ("line 2", "not UTF-8"));
+    }
+
+    #[test]
+    fn of_a_name_that_is_there_twice_the_line_that_counts_is_known() {
+        let variables = read(b"A=secretword\nB=1\n\nA=\"c\nd\"\nB=2\nB=3").unwrap();
+        assert_eq!(variables.repeated.iter().collect::<Vec<_>>(), [(&"A".to_owned(), &4), (&"B".to_owned(), &7)]);
+        assert!(!format!("{variables:?}").contains("secretword"));
     }
 }

@@ -56,8 +56,8 @@ pub struct ImportEnvArgs {
 pub fn run(args: &ImportEnvArgs) -> Result<(), Failure> {
     let variables = match &args.env_file {
         Some(file) => {
-            let text = std::fs::read_to_string(file).map_err(|error| Failure::unreadable(file, &error))?;
-            file::read(&text).map_err(|problems| Failure::configuration(&file.display().to_string(), problems))?
+            let bytes = std::fs::read(file).map_err(|error| Failure::unreadable(file, &error))?;
+            file::read(&bytes).map_err(|problems| Failure::configuration(&file.display().to_string(), problems))?
         }
         None => file::Variables::of_environment(),
     };
@@ -66,6 +66,15 @@ pub fn run(args: &ImportEnvArgs) -> Result<(), Failure> {
     let out = std::path::absolute(&args.out).map_err(|error| Failure::unreadable(&args.out, &error))?;
     let plan = translate(&variables, &out, &args.sms_prefixes).map_err(|problems| Failure::configuration(&source, problems))?;
     if plan.moves.is_empty() {
+        if !plan.blank.is_empty() {
+            let hint = "give them their values, or take them out";
+            let message = format!("{source} has nothing in {}", plan.blank.join(", "));
+            return Err(Failure::new(Exit::Configuration, message, hint));
+        }
+        if let Some((variable, without)) = plan.useless.first() {
+            let message = format!("{source} has {variable}, and nothing that it goes with");
+            return Err(Failure::new(Exit::Configuration, message, *without));
+        }
         let hint = "name the file with --env-file; `tarishi import-env --help` lists the variables";
         return Err(Failure::new(Exit::Configuration, format!("{source} has none of the variables that are read"), hint));
     }

@@ -14,6 +14,31 @@ use crate::{
 
 /// What the daemon takes of a JWT secret, in bytes (RFC 7518, section 3.2, for HS256).
 const JWT_SECRET_LEAST: usize = 32;
+/// Every variable that is read.
+const READ: [&str; 20] = [
+    "SENDGRID_API_KEY",
+    "SENDGRID_FROM_EMAIL",
+    "DEFAULT_FROM_EMAIL",
+    "EMAIL_HOST",
+    "EMAIL_PORT",
+    "EMAIL_HOST_USER",
+    "EMAIL_HOST_PASSWORD",
+    "EMAIL_USE_SSL",
+    "EMAIL_USE_TLS",
+    "TWILIO_ACCOUNT_SID",
+    "TWILIO_AUTH_TOKEN",
+    "TWILIO_PHONE_NUMBER",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "FIREBASE_CREDENTIALS_PATH",
+    "FIREBASE_CREDENTIALS_FILE",
+    "FIREBASE_CREDENTIALS",
+    "SECRET_KEY",
+    "MESSAGE_ENCRYPTION_KEY",
+    "FRONTEND_URL",
+    "REDIS_URL",
+];
+const IMPLICIT_TLS_PORT: u16 = 465;
+const PLAIN_PORT: u16 = 25;
 const FIREBASE: [&str; 4] =
     ["GOOGLE_APPLICATION_CREDENTIALS", "FIREBASE_CREDENTIALS_PATH", "FIREBASE_CREDENTIALS_FILE", "FIREBASE_CREDENTIALS"];
 
@@ -34,6 +59,10 @@ pub struct Plan {
     /// Variables that were not there, and what that means.
     pub missing: Vec<(&'static str, &'static str)>,
     pub notes: Vec<String>,
+    /// Variables that are there with nothing in them.
+    pub blank: Vec<&'static str>,
+    /// Variables that mean nothing alone, and what they go with.
+    pub useless: Vec<(&'static str, &'static str)>,
 }
 
 struct Translation<'a> {
@@ -57,6 +86,8 @@ pub fn translate(variables: &Variables, out: &Path, prefixes: &[String]) -> Resu
         moves: Vec::new(),
         missing: Vec::new(),
         notes: Vec::new(),
+        blank: READ.into_iter().filter(|name| variables.is_blank(name)).collect(),
+        useless: Vec::new(),
     };
     let mut translation = Translation { variables, out, prefixes, root: Table::new(), plan, problems: Vec::new() };
     translation.email();
@@ -140,6 +171,10 @@ impl Translation<'_> {
                 providers.push(Value::from("smtp"));
             }
         }
+        if let Some((variable, _)) = sender.as_ref().filter(|_| providers.is_empty() && self.problems.is_empty()) {
+            self.plan.useless.push((variable, "it is a sender of mail: bring SENDGRID_API_KEY or EMAIL_HOST too"));
+            self.plan.notes.push(format!("{variable} is there, and neither SENDGRID_API_KEY nor EMAIL_HOST: mail stays in the outbox"));
+        }
         if sender.is_none() && self.problems.is_empty() {
             self.plan.missing.push(("DEFAULT_FROM_EMAIL", "mail has no sender, and stays in the outbox"));
         }
@@ -150,11 +185,16 @@ impl Translation<'_> {
 
     /// Whether it can be used.
     fn mail_server(&mut self, host: &str) -> bool {
-        let port = self.variables.get("EMAIL_PORT").unwrap_or("25").to_owned();
         let is_implicit = self.is_true("EMAIL_USE_SSL");
+        if is_implicit && self.is_true("EMAIL_USE_TLS") {
+            let hint = "Django takes one of them: EMAIL_USE_SSL for TLS from the first byte (port 465), EMAIL_USE_TLS for STARTTLS (587)";
+            self.wrong("EMAIL_USE_SSL", "on, and so is EMAIL_USE_TLS", hint);
+            return false;
+        }
+        let Some(port) = self.mail_port(is_implicit) else { return false };
         let scheme = if is_implicit { "smtps" } else { "smtp" };
-        let Ok(mut url) = Url::parse(&format!("{scheme}://{host}:{port}")) else {
-            self.wrong("EMAIL_HOST", "no mail server's name, or EMAIL_PORT is no port", "write them like mail.example.com and 587");
+        let Some(mut url) = Url::parse(&format!("{scheme}://{host}:{port}")).ok().filter(|url| is_host_alone(url, port)) else {
+            self.wrong("EMAIL_HOST", "no mail server's name", "write the name alone, like mail.example.com");
             return false;
         };
         let user = self.variables.get("EMAIL_HOST_USER").map(str::to_owned);
@@ -182,6 +222,24 @@ impl Translation<'_> {
         }
         self.moved("EMAIL_HOST", "provider.smtp.url", url.as_str().trim_end_matches('/'));
         true
+    }
+
+    /// Django's is 25 whatever the TLS; nobody speaks TLS from the first byte there.
+    fn mail_port(&mut self, is_implicit: bool) -> Option<u16> {
+        match self.variables.get("EMAIL_PORT").map(str::parse::<u16>) {
+            Some(Ok(port)) if port > 0 => Some(port),
+            Some(_) => {
+                self.wrong("EMAIL_PORT", "no port", "a number from 1 to 65535, such as 587");
+                None
+            }
+            None if is_implicit => {
+                let note =
+                    format!("EMAIL_USE_SSL is on without EMAIL_PORT: port {IMPLICIT_TLS_PORT} is taken, where Django takes {PLAIN_PORT}");
+                self.plan.notes.push(note);
+                Some(IMPLICIT_TLS_PORT)
+            }
+            None => Some(PLAIN_PORT),
+        }
     }
 
     fn sms(&mut self) {
@@ -304,12 +362,23 @@ impl Translation<'_> {
         if !self.problems.is_empty() {
             return Err(self.problems);
         }
+        for name in READ {
+            if let Some(line) = self.variables.repeated.get(name) {
+                self.plan.notes.push(format!("{name} is there more than once: line {line} counts"));
+            }
+        }
         let tables = toml::to_string(&self.root).unwrap_or_default();
         self.plan.config = format!(
             "# Made by `tarishi import-env`. Every key and its meaning: `tarishi schema config`, or config/default.toml.\n\n{tables}"
         );
         Ok(self.plan)
     }
+}
+
+/// Whether `url` names a host and `port` and nothing else.
+fn is_host_alone(url: &Url, port: u16) -> bool {
+    let is_bare = url.query().is_none() && url.fragment().is_none() && url.username().is_empty() && url.password().is_none();
+    is_bare && url.port() == Some(port) && url.has_host() && matches!(url.path(), "" | "/")
 }
 
 /// Whether `url` is the address of a site and nothing else: no list of several, no password.
