@@ -148,12 +148,11 @@ impl<'a> Shared<'a> {
         let none = Sheet::default();
         let sheet = Self::nearest(locale, |level| self.sheets.get(level)).unwrap_or(&none);
         if part::extension(file) == "mjml" {
-            let Rendered { html, origins } = mjml::to_html(file, source, &|piece| self.find(locale, piece))?;
-            // MJML has done its own styling; what is in its <style> is meant to stay there.
-            return engine.add_made(name, file, &style::inline(file, &html, sheet, false)?, origins);
+            let Rendered { html, origins, inlined } = mjml::to_html(file, source, &|piece| self.find(locale, piece))?;
+            return engine.add_made(name, file, &style::inline_made(file, &html, sheet, &inlined)?, origins);
         }
         if part::extension(file) == "html" {
-            return engine.add(name, file, &style::inline(file, source, sheet, true)?);
+            return engine.add(name, file, &style::inline(file, source, sheet)?);
         }
         engine.add(name, file, source)
     }

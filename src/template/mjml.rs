@@ -10,55 +10,21 @@ use mrml::prelude::{
 
 use super::{
     engine::LAYOUTS,
-    error::{self, Fault},
+    error::Fault,
     markup::{self, Piece, StartTag},
+    mjml_places::misplaced,
+    style::Sheet,
 };
 
 /// How deep pieces may include pieces.
 const INCLUDES_LIMIT: usize = 8;
 /// Most that a part and its pieces may be together, in bytes.
 const SIZE_LIMIT: usize = 1024 * 1024;
-/// How deep elements may lie in each other: the renderer calls itself for each.
-const DEPTH_LIMIT: usize = 64;
+/// How deep elements, HTML's among them, may lie in each other: the renderer calls itself for each.
+const DEPTH_LIMIT: usize = 256;
 /// What the placeholders begin and end with.
 const BEFORE: &str = "tarishi0jinja";
 const AFTER: &str = "z";
-/// The elements there are: the renderer takes an unknown one for HTML, and shows nothing of what is wrong.
-const ELEMENTS: [&str; 33] = [
-    "mjml",
-    "mj-head",
-    "mj-body",
-    "mj-attributes",
-    "mj-all",
-    "mj-class",
-    "mj-breakpoint",
-    "mj-font",
-    "mj-preview",
-    "mj-style",
-    "mj-title",
-    "mj-accordion",
-    "mj-accordion-element",
-    "mj-accordion-text",
-    "mj-accordion-title",
-    "mj-button",
-    "mj-carousel",
-    "mj-carousel-image",
-    "mj-column",
-    "mj-divider",
-    "mj-group",
-    "mj-hero",
-    "mj-image",
-    "mj-navbar",
-    "mj-navbar-link",
-    "mj-raw",
-    "mj-section",
-    "mj-social",
-    "mj-social-element",
-    "mj-spacer",
-    "mj-table",
-    "mj-text",
-    "mj-wrapper",
-];
 /// Elements whose content is text alone, where no comment may stand.
 const TEXT_ONLY: [&str; 3] = ["mj-title", "mj-preview", "mj-style"];
 /// Elements with HTML in them, which is theirs to write as they like.
@@ -70,6 +36,8 @@ const WITH_HTML: [&str; 8] =
 pub(super) struct Rendered {
     pub html: String,
     pub origins: Vec<Origin>,
+    /// What is to come into the tags: that of `<mj-style inline="inline">`.
+    pub inlined: Vec<Sheet>,
 }
 
 /// Where a Jinja tag in a made source was written.
@@ -89,7 +57,17 @@ struct Masked {
     /// Places in the text with the file and line that they come from.
     places: Vec<(usize, String, usize)>,
     /// The elements that are open.
-    open: Vec<String>,
+    open: Vec<Open>,
+    inlined: Vec<Sheet>,
+}
+
+/// An element that is open, and where.
+struct Open {
+    name: String,
+    file: String,
+    line: usize,
+    /// It is a style sheet that goes into the tags and not through the renderer.
+    is_inlined: bool,
 }
 
 /// What a placeholder stands for.
@@ -105,23 +83,29 @@ struct Tag {
 pub(super) fn to_html<'a>(file: &str, source: &'a str, find: &dyn Fn(&str) -> Option<(String, &'a str)>) -> Result<Rendered, Fault> {
     let mut masked = Masked::default();
     masked.add(file, source, find, &mut vec![file.to_owned()])?;
-    let fault = |at: Option<usize>, problem: String, hint: &str| {
-        let (file, line) = match at.and_then(|at| masked.places.iter().rev().find(|(place, ..)| *place <= at)) {
-            Some((_, file, line)) => (file.as_str(), Some(*line)),
-            None => (file, None),
+    if let Some(Open { name, file, line, .. }) = masked.open.iter().rfind(|open| open.name.starts_with("mj")) {
+        return Err(Fault::new(file, format!("<{name}> is never closed"), format!("write </{name}>")).at(Some(*line)));
+    }
+    let fault = |at: usize, problem: String, hint: &str| {
+        let (file, line) = match masked.places.iter().rev().find(|(place, ..)| *place <= at) {
+            Some((place, file, line)) => (file.as_str(), line + masked.text[*place..at.min(masked.text.len())].matches('\n').count()),
+            None => (file, 1),
         };
-        Fault::new(file, problem, hint).at(line)
+        Fault::new(file, problem, hint).at(Some(line))
     };
     let parsed = mrml::parse_with_options(&masked.text, &ParserOptions::default()).map_err(|error| {
         let (at, problem, hint) = explained(&error, &masked.text);
         fault(at, problem, hint)
     })?;
     let options = RenderOptions { fonts: std::collections::HashMap::new(), ..RenderOptions::default() };
-    let html = parsed.element.render(&options).map_err(|error| fault(None, format!("is MJML that cannot be rendered: {error}"), ""))?;
+    let html = parsed.element.render(&options).map_err(|error| {
+        fault(0, format!("is MJML that cannot be rendered: {error}"), "see what each element takes: https://documentation.mjml.io")
+    })?;
     masked.restore(file, &html)
 }
 
-fn explained(error: &Error, text: &str) -> (Option<usize>, String, &'static str) {
+/// The place in `text`, the problem and the hint.
+fn explained(error: &Error, text: &str) -> (usize, String, &'static str) {
     const TAGS: &str = "see the elements of MJML and where each may stand: https://documentation.mjml.io";
     match error {
         Error::UnexpectedElement { position, .. } => {
@@ -131,22 +115,27 @@ fn explained(error: &Error, text: &str) -> (Option<usize>, String, &'static str)
                 .take_while(|at| at.is_ascii_alphanumeric() || *at == '-')
                 .take(40)
                 .collect();
-            (Some(position.start), format!("`<{name}>` is no element of MJML, or may not stand here"), TAGS)
+            (position.start, format!("`<{name}>` is no element of MJML, or may not stand here"), TAGS)
         }
-        Error::UnexpectedToken { position, .. } => (
-            Some(position.start),
-            "has text or a tag where MJML has none".to_owned(),
-            "text stands in <mj-text>, and every element is closed",
-        ),
-        Error::MissingAttribute { name, position, .. } => (Some(position.start), format!("the attribute `{name}` is missing"), TAGS),
-        Error::InvalidAttribute { position, .. } => (Some(position.start), "an attribute is not as MJML has it".to_owned(), TAGS),
-        Error::InvalidFormat { position, .. } => (Some(position.start), "a value is not as MJML has it".to_owned(), TAGS),
-        Error::EndOfStream { .. } => (None, "ends before every element is closed".to_owned(), "close what is open, down to </mjml>"),
-        Error::NoRootNode => (None, "has no <mjml> around it".to_owned(), "write <mjml><mj-body>…</mj-body></mjml>"),
+        Error::UnexpectedToken { position, .. } => {
+            let rest = &text[position.start.min(text.len())..];
+            let at = position.start + rest.len() - rest.trim_start().len();
+            (at, "has text or a tag where MJML has none".to_owned(), "text stands in <mj-text>, and every element is closed")
+        }
+        Error::MissingAttribute { name, position, .. } => (position.start, format!("the attribute `{name}` is missing"), TAGS),
+        Error::InvalidAttribute { position, .. } => (position.start, "an attribute is not as MJML has it".to_owned(), TAGS),
+        Error::InvalidFormat { position, .. } => (position.start, "a value is not as MJML has it".to_owned(), TAGS),
+        Error::EndOfStream { .. } => (text.len(), "ends before every element is closed".to_owned(), "close what is open, down to </mjml>"),
+        Error::NoRootNode => (0, "has no <mjml> around it".to_owned(), "write <mjml><mj-body>…</mj-body></mjml>"),
         Error::ParserError { source, .. } => {
-            (None, format!("is not XML as MJML needs it: {source}"), "every element is closed, and every value in quotes")
+            let line = usize::try_from(source.pos().row).unwrap_or(1);
+            let at = text.match_indices('\n').nth(line.saturating_sub(2)).filter(|_| line > 1).map_or(0, |(at, _)| at + 1);
+            // Its place is of the text that the renderer got.
+            let told = source.to_string();
+            let told = told.split(" at ").next().unwrap_or(&told).to_owned();
+            (at, format!("is not XML as MJML needs it: {told}"), "every element is closed, and every value in quotes")
         }
-        other => (None, format!("is MJML that cannot be read: {other}"), TAGS),
+        other => (0, format!("is MJML that cannot be read: {other}"), TAGS),
     }
 }
 
@@ -167,23 +156,30 @@ impl Masked {
                     self.include(file, source, &tag, find, within)?;
                 }
                 Piece::Start(tag) => {
-                    self.start(file, source, &tag)?;
+                    let is_inlined = self.start(file, source, &tag)?;
                     if !tag.is_closed {
-                        self.open.push(source[tag.name.clone()].to_owned());
+                        self.open.push(Open { name: source[tag.name.clone()].to_owned(), file: file.to_owned(), line, is_inlined });
                     }
-                    if self.open.iter().filter(|name| name.starts_with("mj")).count() > DEPTH_LIMIT || self.open.len() > 4 * DEPTH_LIMIT {
+                    if self.open.len() > DEPTH_LIMIT {
                         let problem = format!("has elements more than {DEPTH_LIMIT} deep in each other");
                         return Err(Fault::new(file, problem, "close what is open").at(Some(line)));
                     }
                 }
                 Piece::End(range) => {
                     let name = source[range.clone()].trim_start_matches("</").trim_end_matches('>').trim();
-                    self.end(file, line, name)?;
-                    self.text.push_str(&source[range]);
+                    if !self.end(file, line, name)? {
+                        self.text.push_str(&source[range]);
+                    }
+                }
+                Piece::Comment(range) if source[range.clone()].starts_with("<![CDATA[") => {
+                    let hint = "write the text itself, with &lt; for < and &amp; for &; in <mj-raw> it is HTML as it comes";
+                    return Err(Fault::new(file, "has CDATA, which mails do not know", hint).at(Some(line)));
                 }
                 // What an author notes is not for readers.
                 Piece::Comment(range) if source[range.clone()].starts_with("<!--") && !source[range.clone()].starts_with("<!--[") => {}
-                Piece::Text(range) if self.open.last().is_some_and(|name| name == "mj-style") => self.style(file, line, &source[range]),
+                Piece::Text(range) if self.open.last().is_some_and(|open| open.name == "mj-style") => {
+                    self.style(file, line, &source[range])?;
+                }
                 Piece::Comment(range) | Piece::Text(range) => self.text.push_str(&source[range]),
             }
             if self.text.len() > SIZE_LIMIT {
@@ -193,27 +189,28 @@ impl Masked {
         Ok(())
     }
 
-    /// Takes the element `name` off; in HTML, some elements need no end.
-    fn end(&mut self, file: &str, line: usize, name: &str) -> Result<(), Fault> {
-        match self.open.iter().rposition(|open| open == name) {
+    /// Takes the element `name` off; in HTML, some elements need no end. Whether it was one that is not in the text.
+    fn end(&mut self, file: &str, line: usize, name: &str) -> Result<bool, Fault> {
+        match self.open.iter().rposition(|open| open.name == name) {
             Some(place) => {
-                if let Some(unclosed) = self.open[place + 1..].iter().find(|open| open.starts_with("mj-")) {
+                if let Some(unclosed) = self.open[place + 1..].iter().map(|open| &open.name).find(|open| open.starts_with("mj-")) {
                     let hint = format!("write </{unclosed}> before it");
                     return Err(Fault::new(file, format!("</{name}> closes while <{unclosed}> is open"), hint).at(Some(line)));
                 }
+                let is_inlined = self.open[place].is_inlined;
                 self.open.truncate(place);
-                Ok(())
+                Ok(is_inlined)
             }
             None if name.starts_with("mj") => {
                 Err(Fault::new(file, format!("</{name}> closes what is not open"), "remove it").at(Some(line)))
             }
-            None => Ok(()),
+            None => Ok(false),
         }
     }
 
     fn jinja(&mut self, file: &str, line: usize, tag: &str) {
         // The head comes out in an order of MJML's own: what is in there is a value, and a word.
-        let is_value = self.open.last().is_some_and(|open| TEXT_ONLY.contains(&open.as_str()));
+        let is_value = self.open.last().is_some_and(|open| TEXT_ONLY.contains(&open.name.as_str()));
         let word = self.placeholder(file, line, tag, is_value);
         if is_value {
             self.text.push_str(&word);
@@ -224,7 +221,12 @@ impl Masked {
         }
     }
 
-    fn style(&mut self, file: &str, line: usize, css: &str) {
+    fn style(&mut self, file: &str, line: usize, css: &str) -> Result<(), Fault> {
+        if self.open.last().is_some_and(|open| open.is_inlined) {
+            self.inlined.push(Sheet::read_at(file, line, css)?);
+            return Ok(());
+        }
+        Sheet::check(file, line, css)?;
         let mut at = 0;
         while let Some(character) = css[at..].chars().next() {
             if let Some(length) = markup::jinja(&css[at..]) {
@@ -236,6 +238,7 @@ impl Masked {
                 at += character.len_utf8();
             }
         }
+        Ok(())
     }
 
     fn placeholder(&mut self, file: &str, line: usize, source: &str, is_value: bool) -> String {
@@ -244,20 +247,33 @@ impl Masked {
         word
     }
 
-    fn start(&mut self, file: &str, source: &str, tag: &StartTag) -> Result<(), Fault> {
+    /// Whether it is a style sheet that goes into the tags, which is then not in the text.
+    fn start(&mut self, file: &str, source: &str, tag: &StartTag) -> Result<bool, Fault> {
         let line = markup::line(source, tag.range.start);
         let name = &source[tag.name.clone()];
         if !tag.between.is_empty() {
             let hint = "put the condition inside a value (color=\"{% if a %}red{% else %}blue{% endif %}\"), or around the element";
             return Err(Fault::new(file, format!("Jinja stands between the attributes of <{name}>"), hint).at(Some(line)));
         }
-        if name.starts_with("mj") && !ELEMENTS.contains(&name) {
-            let hint = error::nearest_hint(name, &ELEMENTS);
-            return Err(Fault::new(file, format!("`<{name}>` is no element of MJML"), hint).at(Some(line)));
+        let parent = self.open.iter().rfind(|open| open.name.starts_with("mj")).map(|open| open.name.as_str());
+        let wrong = match parent {
+            // Their content is HTML; but where they are alone, as <mj-attributes> has them.
+            Some(parent) if name.starts_with("mj") && WITH_HTML.contains(&parent) => {
+                Some((format!("<{name}> may not stand in <{parent}>"), "close that first".to_owned()))
+            }
+            parent => misplaced(name, parent),
+        };
+        if let Some((problem, hint)) = wrong {
+            return Err(Fault::new(file, problem, hint).at(Some(line)));
         }
-        if name.starts_with("mj") && self.open.iter().any(|open| WITH_HTML.contains(&open.as_str())) {
-            let problem = format!("<{name}> may not stand in <{}>", self.open.last().map_or("", String::as_str));
-            return Err(Fault::new(file, problem, "close that first").at(Some(line)));
+        if name == "mj-style"
+            && let Some(inline) = tag.attributes.iter().find(|attribute| &source[attribute.name.clone()] == "inline")
+        {
+            if inline.value.clone().is_none_or(|value| &source[value] != "inline") {
+                let hint = "write inline=\"inline\", or leave it out";
+                return Err(Fault::new(file, "`inline` of <mj-style> has a value that MJML does not know", hint).at(Some(line)));
+            }
+            return Ok(true);
         }
         let mut done = tag.range.start;
         for value in tag.attributes.iter().filter_map(|attribute| Some((attribute.value.clone()?, attribute.quote))) {
@@ -274,7 +290,7 @@ impl Masked {
             done = range.end;
         }
         self.text.push_str(&source[done..tag.range.end]);
-        Ok(())
+        Ok(false)
     }
 
     fn include<'a>(
@@ -318,7 +334,8 @@ impl Masked {
 
     /// Puts the tags back, and makes sure that each is where it was.
     fn restore(&self, file: &str, html: &str) -> Result<Rendered, Fault> {
-        let mut rendered = Rendered { html: String::with_capacity(html.len() * 2), origins: Vec::new() };
+        let inlined = self.inlined.clone();
+        let mut rendered = Rendered { html: String::with_capacity(html.len() * 2), origins: Vec::new(), inlined };
         let mut seen = vec![0_usize; self.tags.len()];
         let (mut rest, mut last, mut line) = (html, None, 1);
         let moved = |tag: &Tag| {
@@ -430,9 +447,28 @@ mod tests {
         check_bad("<mjml><mj-body>\n<mj-sectoin></mj-sectoin></mj-body></mjml>", "t/email.mjml:2: `<mj-sectoin>` is no element of MJML");
         check_bad("<mjml><mj-body><mj-section>\n</mj-body></mjml>", "t/email.mjml:2: </mj-body> closes while <mj-section> is open");
         check_bad("<mjml><mj-body></mj-text></mj-body></mjml>", "t/email.mjml:1: </mj-text> closes what is not open");
-        check_bad("<mjml><mj-body>", "t/email.mjml: ends before every element is closed");
-        check_bad("<p>x</p>", "t/email.mjml");
-        check_bad("", "t/email.mjml: has no <mjml> around it");
+        check_bad("<mjml>\n<mj-body>", "t/email.mjml:2: <mj-body> is never closed (hint: write </mj-body>)");
+        check_bad("<p>x</p>", "t/email.mjml:1: ");
+        check_bad("", "t/email.mjml:1: has no <mjml> around it");
+        check_bad(
+            "<mjml><mj-body><mj-wrapper>\n<mj-text>x</mj-text></mj-wrapper></mj-body></mjml>",
+            "t/email.mjml:2: <mj-text> may not stand",
+        );
+        check_bad(
+            "<mjml><mj-body><mj-section><mj-column>\n<mj-style>a{}</mj-style></mj-column></mj-section></mj-body></mjml>",
+            "t/email.mjml:2: <mj-style> may not stand in <mj-column> (hint: it belongs in <mj-head>)",
+        );
+        check_bad("<mjml><mj-body><mj-raw>\n<![CDATA[x]]></mj-raw></mj-body></mjml>", "t/email.mjml:2: has CDATA");
+        check_bad("<mjml>\n\nx<mj-body></mj-body></mjml>", "t/email.mjml:3: has text or a tag where MJML has none");
+        check_bad(
+            "<mjml><mj-head><mj-style>\na { top: 0 }\nb { top: 0</mj-style></mj-head></mjml>",
+            "t/email.mjml:3: has a rule without its braces",
+        );
+        check_bad(
+            "<mjml><mj-head><mj-style inline=\"inline\">\na { color: {{ c }} }</mj-style></mj-head></mjml>",
+            "t/email.mjml:2: has Jinja in it",
+        );
+        check_bad("<mjml><mj-head><mj-style inline=\"yes\"></mj-style></mj-head></mjml>", "t/email.mjml:1: `inline` of <mj-style>");
         check_bad(
             "<mjml><mj-body><mj-include path=\"_layouts/loop.mjml\" /></mj-body></mjml>",
             "_layouts/loop.mjml:2: `_layouts/loop.mjml` includes itself",
@@ -446,7 +482,16 @@ mod tests {
             "<mjml><mj-body><mj-section {% if a %}x=\"1\"{% endif %}></mj-section></mj-body></mjml>",
             "t/email.mjml:1: Jinja stands between",
         );
-        check_bad(&"<mj-section>".repeat(100), "t/email.mjml:1: has elements more than 64 deep");
+        check_bad(&format!("<mjml><mj-body><mj-raw>{}", "<div>".repeat(300)), "t/email.mjml:1: has elements more than 256 deep");
+    }
+
+    #[test]
+    fn a_style_sheet_for_the_tags_is_kept_for_them() {
+        let style = "<mj-style inline=\"inline\">.red { color: red }</mj-style>";
+        let source = format!("<mjml><mj-head>{style}<mj-style>a {{ top: 0 }}</mj-style></mj-head><mj-body></mj-body></mjml>");
+        let rendered = to_html("t/email.mjml", &source, &|_| None).expect("renders");
+        assert_eq!(rendered.inlined.iter().flat_map(Sheet::selectors).collect::<Vec<_>>(), [".red"]);
+        assert!(rendered.html.contains("a { top: 0 }") && !rendered.html.contains(".red"), "{}", rendered.html);
     }
 
     #[test]

@@ -32,6 +32,7 @@ mod locale;
 mod markup;
 mod measure;
 mod mjml;
+mod mjml_places;
 mod output;
 mod part;
 mod preview;

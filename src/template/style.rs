@@ -34,20 +34,35 @@ pub(super) struct Sheet {
 impl Sheet {
     /// Reads `css` of `file`.
     pub fn read(file: &str, css: &str) -> Result<Self, Fault> {
+        Self::read_at(file, 1, css)
+    }
+
+    /// The same where `css` begins on the line `first`.
+    pub fn read_at(file: &str, first: usize, css: &str) -> Result<Self, Fault> {
+        let line = |at| Some(first - 1 + markup::line(css, at));
         if css.len() > SHEET_LIMIT {
             let problem = format!("is a style sheet larger than {SHEET_LIMIT} bytes");
             return Err(Fault::new(file, problem, "keep what mails use: every mail with a <head> carries what cannot be inlined"));
         }
         if let Some(at) = css.find("{{").or_else(|| css.find("{%")) {
             let hint = "write the values out, or put the rule into the layout's <style>";
-            return Err(Fault::new(file, "has Jinja in it, and a style sheet is no template", hint).at(Some(markup::line(css, at))));
+            return Err(Fault::new(file, "has Jinja in it, and a style sheet is no template", hint).at(line(at)));
         }
         if let Some(at) = css.to_ascii_lowercase().find("</style") {
-            return Err(Fault::new(file, "has `</style` in it", "it holds rules alone, without a tag").at(Some(markup::line(css, at))));
+            return Err(Fault::new(file, "has `</style` in it", "it holds rules alone, without a tag").at(line(at)));
         }
+        Self::parsed_at(file, first, css)
+    }
+
+    /// Whether the rules of a `<style>` that begins on the line `first` of `file` all end. With Jinja in it that cannot be told.
+    pub fn check(file: &str, first: usize, css: &str) -> Result<(), Fault> {
+        if has_jinja(css) { Ok(()) } else { Self::parsed_at(file, first, css).map(drop) }
+    }
+
+    fn parsed_at(file: &str, first: usize, css: &str) -> Result<Self, Fault> {
         Self::parse(css).map_err(|at| {
             let hint = "every rule is written selector { property: value }";
-            Fault::new(file, "has a rule without its braces", hint).at(Some(markup::line(css, at)))
+            Fault::new(file, "has a rule without its braces", hint).at(Some(first - 1 + markup::line(css, at)))
         })
     }
 
@@ -105,9 +120,14 @@ impl Sheet {
     }
 }
 
-/// `css` with its comments blanked, so that places stay.
+fn has_jinja(css: &str) -> bool {
+    ["{{", "{%", "{#"].iter().any(|start| css.contains(start))
+}
+
+/// `css` with its comments blanked, so that places stay; and the marks that once hid style sheets from programs that knew none.
 fn without_comments(css: &str) -> String {
-    let (mut clean, mut rest) = (String::with_capacity(css.len()), css);
+    let css = css.replace("<!--", "    ").replace("-->", "   ");
+    let (mut clean, mut rest) = (String::with_capacity(css.len()), css.as_str());
     while let Some(start) = rest.find("/*") {
         let end = rest[start..].find("*/").map_or(rest.len(), |end| start + end + 2);
         clean.push_str(&rest[..start]);
@@ -138,18 +158,28 @@ fn closing(css: &str) -> Option<usize> {
 }
 
 /// `source` with the rules of `shared` and of its own style sheets brought into its tags.
-pub(super) fn inline(file: &str, source: &str, shared: &Sheet, with_own: bool) -> Result<String, Fault> {
+pub(super) fn inline(file: &str, source: &str, shared: &Sheet) -> Result<String, Fault> {
     let pieces = markup::pieces(source);
+    let own = own_sheets(file, source, &pieces)?;
+    inline_sheets(file, source, &pieces, shared, &own)
+}
+
+/// `source`, which was made of MJML, with the rules of `shared` and of `inlined` brought into its tags: what is in its `<style>` is meant
+/// to stay there.
+pub(super) fn inline_made(file: &str, source: &str, shared: &Sheet, inlined: &[Sheet]) -> Result<String, Fault> {
+    let kept = inlined.iter().fold(shared.kept.clone(), |kept, sheet| kept + &sheet.kept);
+    inline_sheets(file, source, &markup::pieces(source), &Sheet { kept, ..shared.clone() }, inlined)
+}
+
+fn inline_sheets(file: &str, source: &str, pieces: &[Piece], shared: &Sheet, own: &[Sheet]) -> Result<String, Fault> {
     let mut css = shared.css();
-    if with_own {
-        for own in own_sheets(source, &pieces) {
-            css.push_str(&own.css());
-        }
+    for own in own {
+        css.push_str(&own.css());
     }
-    let styles = if css.is_empty() { BTreeMap::new() } else { styles(file, source, &pieces, &css)? };
+    let styles = if css.is_empty() { BTreeMap::new() } else { styles(file, source, pieces, &css)? };
     let mut written = String::with_capacity(source.len());
     let (mut done, mut number, mut is_kept_due) = (0, 0, !shared.kept.is_empty());
-    for piece in &pieces {
+    for piece in pieces {
         match piece {
             Piece::Start(tag) => {
                 if let Some(style) = styles.get(&number).filter(|style| !style.is_empty()) {
@@ -182,15 +212,13 @@ pub(super) fn matches(source: &str, selector: &str) -> bool {
 }
 
 /// The style sheets in `source` that can be read: those without Jinja.
-fn own_sheets<'a>(source: &'a str, pieces: &'a [Piece]) -> impl Iterator<Item = Sheet> {
-    pieces.windows(2).filter_map(move |pair| match pair {
-        [Piece::Start(tag), Piece::Text(text)] if source[tag.name.clone()].eq_ignore_ascii_case("style") => {
-            let css = &source[text.clone()];
-            let is_plain = !css.contains("{{") && !css.contains("{%") && !css.contains("{#") && css.len() <= SHEET_LIMIT;
-            if is_plain { Sheet::parse(css).ok() } else { None }
-        }
+fn own_sheets(file: &str, source: &str, pieces: &[Piece]) -> Result<Vec<Sheet>, Fault> {
+    let texts = pieces.windows(2).filter_map(|pair| match pair {
+        [Piece::Start(tag), Piece::Text(text)] if source[tag.name.clone()].eq_ignore_ascii_case("style") => Some(text.clone()),
         _ => None,
-    })
+    });
+    let plain = texts.filter(|text| !has_jinja(&source[text.clone()]) && text.len() <= SHEET_LIMIT);
+    plain.map(|text| Sheet::parsed_at(file, markup::line(source, text.start), &source[text])).collect()
 }
 
 /// The declarations for each tag that has some, by its number.
@@ -328,7 +356,7 @@ mod tests {
     #[track_caller]
     fn check(css: &str, source: &str, expected: Result<&str, &str>) {
         let sheet = Sheet::read("_layouts/email.css", css);
-        let inlined = sheet.and_then(|sheet| inline("t/email.html", source, &sheet, true)).map_err(|fault| fault.to_string());
+        let inlined = sheet.and_then(|sheet| inline("t/email.html", source, &sheet)).map_err(|fault| fault.to_string());
         assert_eq!(inlined.as_deref().map_err(String::as_str), expected, "{source}");
     }
 
@@ -410,5 +438,7 @@ mod tests {
         check("a", "", Err("_layouts/email.css:1: has a rule without its braces"));
         check(&"a{top:0}".repeat(10_000), "", Err("_layouts/email.css: is a style sheet larger than 51200 bytes"));
         check("a{}", &"<a>".repeat(5_001), Err("t/email.html: has more than 5000 tags"));
+        check("", "<p>\n<style>\na { top: 0 }\nb { top: 0 </style>", Err("t/email.html:4: has a rule without its braces"));
+        check("", "<style><!-- a { top: 0 } --></style><a>", Ok("<style><!-- a { top: 0 } --></style><a style=\"top: 0\">"));
     }
 }
