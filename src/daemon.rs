@@ -280,7 +280,8 @@ impl Daemon {
         let changed = Arc::new(Notify::new());
         let watcher = matches!(self.options.mode, Mode::Dev).then(|| reload::watch(&self.config.templates.path, changed.clone())).flatten();
         let config = Arc::new(self.config.clone());
-        self.tracker.spawn(reload::reload(asked, changed, config, tls, self.templates.clone(), self.stop.clone()));
+        let (templates, are_watched) = (self.templates.clone(), watcher.is_some());
+        self.tracker.spawn(reload::reload(asked, changed, config, tls, templates, are_watched, self.stop.clone()));
         watcher
     }
 

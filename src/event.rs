@@ -51,6 +51,8 @@ pub enum Event<'a> {
     /// The files have changed and cannot be used; what was loaded before stays in use.
     TemplatesRefused {
         problems: &'a [Problem],
+        /// The files are read again by themselves as soon as they change.
+        are_watched: bool,
     },
     /// Changes of the files will not be noticed.
     TemplatesNotWatched {

@@ -20,13 +20,14 @@ const QUIET: Duration = Duration::from_millis(100);
 /// The longest that changes without end put it off.
 const QUIET_LIMIT: Duration = Duration::from_secs(2);
 
-/// Reads both each time somebody asks, and the templates each time their files change.
+/// Reads both each time somebody asks, and the templates each time their files change, where `are_watched`.
 pub(super) async fn reload(
     asked: Arc<Notify>,
     changed: Arc<Notify>,
     config: Arc<Config>,
     tls: Option<Arc<Tls>>,
     shelf: Arc<Shelf>,
+    are_watched: bool,
     stop: CancellationToken,
 ) {
     loop {
@@ -35,7 +36,7 @@ pub(super) async fn reload(
             () = changed.notified() => settled(&changed).await,
             () = stop.cancelled() => return,
         }
-        reload_templates(&config, &shelf).await;
+        reload_templates(&config, &shelf, are_watched).await;
     }
 }
 
@@ -48,7 +49,7 @@ async fn reload_certificate(tls: Option<Arc<Tls>>) {
     }
 }
 
-async fn reload_templates(config: &Arc<Config>, shelf: &Shelf) {
+async fn reload_templates(config: &Arc<Config>, shelf: &Shelf, are_watched: bool) {
     let loading = config.clone();
     let loaded = match tokio::task::spawn_blocking(move || load_templates(&loading)).await {
         Ok(loaded) => loaded.map_err(|Problems(problems)| problems),
@@ -56,7 +57,7 @@ async fn reload_templates(config: &Arc<Config>, shelf: &Shelf) {
     };
     match &loaded {
         Ok(templates) => emit(&Event::TemplatesReloaded { templates: templates.list().count() }),
-        Err(problems) => emit(&Event::TemplatesRefused { problems }),
+        Err(problems) => emit(&Event::TemplatesRefused { problems, are_watched }),
     }
     shelf.put(loaded, Timestamp::now());
 }

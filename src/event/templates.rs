@@ -13,13 +13,18 @@ pub(super) fn emit_templates(event: &Event<'_>) {
             gauge!("tarishi_templates_refused").set(0.0);
             info!(templates, "templates reloaded");
         }
-        Event::TemplatesRefused { problems } => {
+        Event::TemplatesRefused { problems, are_watched } => {
             counter!("tarishi_template_reloads_total", "result" => "refused").increment(1);
             gauge!("tarishi_templates_refused").set(1.0);
             for Problem { path, problem, hint } in *problems {
                 error!(file = path, problem, hint, "template problem");
             }
-            error!(problems = problems.len(), "templates refused: the ones loaded before stay in use; mend the files, then send SIGHUP");
+            let problems = problems.len();
+            if *are_watched {
+                error!(problems, "templates refused: the ones loaded before stay in use until the files are mended");
+            } else {
+                error!(problems, "templates refused: the ones loaded before stay in use; mend the files, then send SIGHUP");
+            }
         }
         Event::TemplatesNotWatched { error } => warn!(error, "templates are not watched: send SIGHUP after a change"),
         _ => {}

@@ -8,6 +8,8 @@ use crate::support::{Browser, Daemon, Setup};
 
 const RELOADED: &str = "templates reloaded";
 const REFUSED: &str = "templates refused: the ones loaded before stay in use; mend the files, then send SIGHUP";
+/// By a daemon that watches the files.
+const REFUSED_UNTIL_MENDED: &str = "templates refused: the ones loaded before stay in use until the files are mended";
 /// Of `rent_due/sms.txt`.
 const BEFORE: &str = "Rent of {{ amount | currency('TZS') }} is due on {{ due | date }}.";
 
@@ -116,6 +118,7 @@ async fn in_development_a_change_is_seen_at_once_by_the_daemon_and_by_the_page()
     told(&daemon, RELOADED, 1).await;
     write(&folder, "rent_due/sw/sms.txt", "Lipa {{ kiasi }}.");
     browser.shows(&daemon, "#refused", &["cannot be used", "rent_due/sw/sms.txt:1", "`kiasi` is not defined"]).await;
+    told(&daemon, REFUSED_UNTIL_MENDED, 1).await;
     browser.shows(&daemon, "#body", &["Lipa TSh 1,200."]).await;
     // A mail is shown with its styles, in a frame that may run nothing.
     browser.evaluate("document.querySelector('#tab-email').click()").await;
