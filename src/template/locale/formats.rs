@@ -180,7 +180,16 @@ impl Formats {
             Distance::Days(-1) => self.words.yesterday,
             Distance::Days(0) => self.words.today,
             Distance::Days(1) => self.words.tomorrow,
-            Distance::Days(count) => return self.counted(Unit::Day, count),
+            Distance::Days(count) => match self.words.two_days.filter(|_| count.abs() == 2) {
+                Some([before, after]) => {
+                    if count < 0 {
+                        before
+                    } else {
+                        after
+                    }
+                }
+                None => return self.counted(Unit::Day, count),
+            },
             Distance::Time(unit, count) => return self.counted(unit, count),
         };
         Some(text.to_owned())

@@ -1,5 +1,5 @@
-//! The words of `relative` in English and Swahili: CLDR 48, `dates/fields` of `en` and `sw`. Other languages get English ones until
-//! somebody who speaks them adds theirs.
+//! The words of `relative` in English and Swahili: CLDR 48, `dates/fields` of `en` and `sw`, but for "just now", which is "now" there.
+//! Other languages get English ones until somebody who speaks them adds theirs.
 
 use super::relative::Unit;
 
@@ -9,6 +9,8 @@ pub(super) struct Words {
     pub yesterday: &'static str,
     pub today: &'static str,
     pub tomorrow: &'static str,
+    /// Two days from today, before and after, where there are words for them.
+    pub two_days: Option<[&'static str; 2]>,
     /// By [`Unit`].
     pub units: [Counted; Unit::Year as usize + 1],
 }
@@ -30,6 +32,7 @@ static ENGLISH: Words = Words {
     yesterday: "yesterday",
     today: "today",
     tomorrow: "tomorrow",
+    two_days: None,
     units: [
         Counted { past: ["# minute ago", "# minutes ago"], future: ["in # minute", "in # minutes"] },
         Counted { past: ["# hour ago", "# hours ago"], future: ["in # hour", "in # hours"] },
@@ -44,6 +47,7 @@ static SWAHILI: Words = Words {
     yesterday: "jana",
     today: "leo",
     tomorrow: "kesho",
+    two_days: Some(["juzi", "kesho kutwa"]),
     units: [
         Counted { past: ["dakika # iliyopita", "dakika # zilizopita"], future: ["baada ya dakika #", "baada ya dakika #"] },
         Counted { past: ["saa # iliyopita", "saa # zilizopita"], future: ["baada ya saa #", "baada ya saa #"] },
