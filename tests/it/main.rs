@@ -28,6 +28,7 @@ mod listener;
 mod live;
 mod mock;
 mod moves;
+mod moving;
 mod openapi;
 mod providers;
 mod retries;
