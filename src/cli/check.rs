@@ -81,7 +81,7 @@ pub fn run(args: &CheckArgs, global: &GlobalArgs) -> Result<(), Failure> {
 
 fn failure(sources: &Sources, problems: Vec<Problem>, in_templates: &[Problem], config: Option<&Config>) -> Failure {
     let broken = config.filter(|_| !in_templates.is_empty());
-    let templates_failure = broken.map(|config| settings::template_failure(&config.templates.path, in_templates.to_vec()));
+    let templates_failure = broken.map(|config| settings::template_failure(&config.templates.path, in_templates));
     match (templates_failure, problems.is_empty()) {
         (Some(failure), true) => failure,
         (None, _) => Failure::configuration(&settings::name(sources), problems),

@@ -106,17 +106,17 @@ pub fn name(sources: &Sources) -> String {
 
 /// Loads the templates `config` names, or tells everything that is wrong.
 pub fn load_templates(config: &Config) -> Result<Templates, Failure> {
-    daemon::load_templates(config).map_err(|Problems(problems)| template_failure(&config.templates.path, problems))
+    daemon::load_templates(config).map_err(|Problems(problems)| template_failure(&config.templates.path, &problems))
 }
 
 /// Started in the wrong folder is the most common mistake, and worth saying before anything is made there.
 pub fn check_templates_folder(config: &Config) -> Result<(), Failure> {
     let path = &config.templates.path;
-    if path.is_dir() { Ok(()) } else { Err(template_failure(path, Vec::new())) }
+    if path.is_dir() { Ok(()) } else { Err(template_failure(path, &[])) }
 }
 
 /// The failure that problems with the templates in `path` are. A folder that is not there is one problem, and a common one.
-pub fn template_failure(path: &Path, problems: Vec<Problem>) -> Failure {
+pub fn template_failure(path: &Path, problems: &[Problem]) -> Failure {
     if path.is_dir() {
         let located = problems.iter().map(|problem| located(path, problem)).collect();
         return Failure::configuration(&format!("the templates folder {}", path.display()), located);

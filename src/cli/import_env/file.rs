@@ -46,7 +46,7 @@ impl Variables {
 /// Reads a file; of a variable that is there twice, the later one counts. Problems name lines, never what is on them.
 pub fn read(bytes: &[u8]) -> Result<Variables, Vec<Problem>> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
-        let line = bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
+        let line = bytes[..error.valid_up_to()].split(|byte| *byte == b'\n').count();
         vec![Problem::new(format!("line {line}"), "not UTF-8", "save the file as UTF-8 (iconv -f LATIN1 -t UTF-8), and name a text file")]
     })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);

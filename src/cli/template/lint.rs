@@ -46,7 +46,7 @@ pub(super) fn run(args: &LintArgs, global: &GlobalArgs) -> Result<(), Failure> {
             if args.json {
                 output::print_json(&problems.iter().map(|problem| as_json("error", template_of(problem), problem)).collect::<Vec<_>>())?;
             }
-            return Err(settings::template_failure(&config.templates.path, problems));
+            return Err(settings::template_failure(&config.templates.path, &problems));
         }
     };
     for name in &args.names {
