@@ -9,7 +9,7 @@ use serde::Serialize;
 const GSM: (usize, usize) = (160, 153);
 const UCS2: (usize, usize) = (70, 67);
 /// The basic alphabet beyond ASCII letters, digits and space.
-const GSM_BASIC: &str = "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./:;<=>?¡ÄÖÑÜ§¿äöñüà";
+const GSM_BASIC: &str = "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ!\"#¤%&'()*+,-./:;<=>?¡ÄÖÑÜ§¿äöñüà";
 /// Behind an escape: two units each.
 const GSM_EXTENSION: &str = "\u{c}^{}\\[~]|€";
 
@@ -32,14 +32,16 @@ pub struct Segments {
 
 /// Counts the segments of `text`.
 pub fn count(text: &str) -> Segments {
-    let gsm: Option<Vec<usize>> = text.chars().map(gsm_units).collect();
-    let (encoding, units, (single, joined)) = match gsm {
-        Some(units) => (Encoding::Gsm7, units, GSM),
-        None => (Encoding::Ucs2, text.chars().map(char::len_utf16).collect(), UCS2),
+    let counted = |encoding, units: fn(char) -> usize, (single, joined)| {
+        let total = text.chars().map(units).sum();
+        let count = if total <= single { 1 } else { parted(text.chars().map(units), joined) };
+        Segments { encoding, units: total, count }
     };
-    let total = units.iter().sum();
-    let count = if total <= single { 1 } else { parted(&units, joined) };
-    Segments { encoding, units: total, count }
+    if text.chars().all(|c| gsm_units(c) > 0) {
+        counted(Encoding::Gsm7, gsm_units, GSM)
+    } else {
+        counted(Encoding::Ucs2, char::len_utf16, UCS2)
+    }
 }
 
 /// How many units fit into one of `count` segments.
@@ -51,11 +53,17 @@ pub fn room(encoding: Encoding, count: usize) -> usize {
     if count > 1 { joined } else { single }
 }
 
-fn gsm_units(c: char) -> Option<usize> {
-    if c.is_ascii_alphanumeric() || GSM_BASIC.contains(c) { Some(1) } else { GSM_EXTENSION.contains(c).then_some(2) }
+/// Septets that `c` takes, which are none when the alphabet does not have it.
+fn gsm_units(c: char) -> usize {
+    match c {
+        'a'..='z' | 'A'..='Z' | '0'..='9' | ' ' => 1,
+        c if GSM_BASIC.contains(c) => 1,
+        c if GSM_EXTENSION.contains(c) => 2,
+        _ => 0,
+    }
 }
 
-fn parted(units: &[usize], room: usize) -> usize {
+fn parted(units: impl Iterator<Item = usize>, room: usize) -> usize {
     let (mut count, mut used) = (1, 0);
     for unit in units {
         if used + unit > room {

@@ -63,6 +63,9 @@ pub const fn is_broken(c: char) -> bool {
 ///
 /// See Unicode Standard Annex 9, section 2, and Technical Report 36, section 2.5.
 pub fn plain(text: &str) -> Cow<'_, str> {
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\n' | b'\t')) {
+        return Cow::Borrowed(text);
+    }
     let are_isolates_closed = are_isolates_closed(text);
     let is_out = |c| is_trick(c) || (is_isolate(c) && !are_isolates_closed);
     if text.chars().all(|c| c == '\n' || !is_out(c)) {

@@ -1,6 +1,7 @@
 //! Compiling and running one part within its limits, and turning what the engine says into words without data.
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, BTreeSet},
     error::Error as _,
     io::{self, Write},
@@ -24,6 +25,14 @@ pub(super) const LAYOUTS: &str = "_layouts";
 const RECURSION_LIMIT: usize = 200;
 /// Longest tag quoted in a problem, in bytes.
 const QUOTE_LIMIT: usize = 80;
+
+/// Room kept from one rendering to the next, in bytes: nearly all mails fit.
+const BUFFER_KEPT: usize = 64 * 1024;
+
+thread_local! {
+    /// What is written goes here first, so that no text grows from nothing.
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 /// Every compiled file, by name.
 #[derive(Debug)]
@@ -140,20 +149,23 @@ impl Engine {
         self.environment.get_template(name).is_ok_and(|template| template.source().contains(word))
     }
 
-    /// Runs the file `name` with `context` as its root.
-    pub fn render(&self, name: &str, context: &Value) -> Result<String, Fault> {
-        let mut output = Limited { bytes: Vec::new(), limit: self.limits.output, exceeded: false };
+    /// Runs the file `name` with `context` as its root, and has `read` look at what it wrote.
+    pub fn render<R>(&self, name: &str, context: &Value, read: impl FnOnce(&str) -> Result<R, Fault>) -> Result<R, Fault> {
         let template = self.environment.get_template(name).map_err(|error| self.explain(name, &error))?;
-        output.bytes.reserve(template.source().len().min(self.limits.output));
+        let mut output = Limited { bytes: BUFFER.take(), limit: self.limits.output, exceeded: false };
         let rendered = template.render_captured_to(context, &mut output);
-        match rendered {
-            Ok(_) => Ok(String::from_utf8(output.bytes).expect("the engine writes whole strings")),
+        let read = match rendered {
+            Ok(_) => read(str::from_utf8(&output.bytes).expect("the engine writes whole strings")),
             Err(_) if output.exceeded => {
                 let problem = format!("grew past the output limit of {} bytes", self.limits.output);
                 Err(Fault::new(name, problem, "shorten it, or raise the limit"))
             }
             Err(error) => Err(self.explain(name, &error)),
-        }
+        };
+        output.bytes.clear();
+        output.bytes.shrink_to(BUFFER_KEPT);
+        BUFFER.set(output.bytes);
+        read
     }
 
     fn explain(&self, name: &str, error: &Error) -> Fault {

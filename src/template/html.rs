@@ -1,5 +1,9 @@
 //! The two ways between text and HTML: escaping, and reading a mail's HTML as the plain text that goes with it.
 
+use std::borrow::Cow;
+
+use memchr::{memchr, memchr2_iter, memchr3};
+
 /// `text` with everything that means something in HTML, inside and outside of attributes, made to stand for itself.
 pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
@@ -42,8 +46,8 @@ pub(super) fn to_text(html: &str) -> String {
     let mut text = Text::default();
     let mut rest = html;
     // The element whose content is not shown, and how many of its name are open in it.
-    let mut hidden: Option<(String, usize)> = None;
-    while let Some(start) = rest.find('<') {
+    let mut hidden: Option<(Cow<'_, str>, usize)> = None;
+    while let Some(start) = memchr(b'<', rest.as_bytes()) {
         if hidden.is_none() {
             text.words(&rest[..start]);
         }
@@ -84,7 +88,7 @@ pub(super) fn to_text(html: &str) -> String {
 /// One tag: `<a href="…">`, `</a>`, `<!doctype html>`.
 struct Tag<'a> {
     /// In lower case.
-    name: String,
+    name: Cow<'a, str>,
     closes: bool,
     attributes: &'a str,
     /// In bytes, brackets and all.
@@ -100,70 +104,91 @@ impl<'a> Tag<'a> {
         if !named.starts_with(|first: char| first.is_ascii_alphabetic()) {
             return None;
         }
-        let mut quote = None;
-        let end = named.char_indices().find_map(|(index, character)| match (quote, character) {
-            (None, '>') => Some(index),
-            (None, '"' | '\'') => {
-                quote = Some(character);
-                None
+        let mut end = 0;
+        loop {
+            end += memchr3(b'>', b'"', b'\'', &named.as_bytes()[end..])?;
+            match named.as_bytes()[end] {
+                b'>' => break,
+                quote => end += memchr(quote, &named.as_bytes()[end + 1..])? + 2,
             }
-            (Some(open), _) if open == character => {
-                quote = None;
-                None
-            }
-            _ => None,
-        })?;
+        }
         let tag = &named[..end];
-        let (name, attributes) = tag.split_at(tag.find(|at: char| at.is_whitespace() || at == '/').unwrap_or(tag.len()));
-        Some(Self { name: name.to_ascii_lowercase(), closes, attributes, length: html.len() - named.len() + end + 1 })
+        let (name, attributes) = tag.split_at(tag.bytes().position(|byte| byte.is_ascii_whitespace() || byte == b'/').unwrap_or(tag.len()));
+        let is_lower = !name.bytes().any(|byte| byte.is_ascii_uppercase());
+        let name = if is_lower { Cow::Borrowed(name) } else { name.to_ascii_lowercase().into() };
+        Some(Self { name, closes, attributes, length: html.len() - named.len() + end + 1 })
     }
 
     fn is_hidden(&self) -> bool {
         const VOID: [&str; 6] = ["br", "hr", "img", "input", "link", "meta"];
-        if self.closes || VOID.contains(&self.name.as_str()) {
+        if self.closes || VOID.contains(&&*self.name) {
             return false;
         }
-        matches!(self.name.as_str(), "head" | "style" | "script" | "title" | "template")
-            || self.attribute("hidden").is_some()
-            || self.attribute("style").is_some_and(|style| style.replace(' ', "").to_ascii_lowercase().contains("display:none"))
+        matches!(&*self.name, "head" | "style" | "script" | "title" | "template")
+            || self
+                .attributes()
+                .any(|(name, value)| name.eq_ignore_ascii_case("hidden") || (name.eq_ignore_ascii_case("style") && hides(&decode(value))))
     }
 
-    fn attribute(&self, wanted: &str) -> Option<String> {
+    fn attribute(&self, wanted: &str) -> Option<Cow<'a, str>> {
+        self.attributes().find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| decode(value))
+    }
+
+    /// Names and values as they are written.
+    fn attributes(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
         let mut rest = self.attributes;
-        loop {
-            rest = rest.trim_start_matches(|at: char| at.is_whitespace() || at == '/');
-            let end = rest.find(|at: char| at.is_whitespace() || at == '=' || at == '/').unwrap_or(rest.len());
+        std::iter::from_fn(move || {
+            let start = rest.bytes().position(|byte| !byte.is_ascii_whitespace() && byte != b'/')?;
+            rest = &rest[start..];
+            let end = rest.bytes().position(|byte| byte.is_ascii_whitespace() || matches!(byte, b'=' | b'/')).unwrap_or(rest.len());
             let name = &rest[..end];
-            rest = rest[end..].trim_start();
+            rest = rest[end..].trim_ascii_start();
             let mut value = "";
             if let Some(after) = rest.strip_prefix('=') {
-                let after = after.trim_start();
-                (value, rest) = match after.chars().next() {
-                    Some(quote @ ('"' | '\'')) => after[1..].split_once(quote).unwrap_or((&after[1..], "")),
-                    _ => after.split_at(after.find(char::is_whitespace).unwrap_or(after.len())),
+                let after = after.trim_ascii_start();
+                (value, rest) = match after.as_bytes().first() {
+                    Some(quote @ (b'"' | b'\'')) => match memchr(*quote, &after.as_bytes()[1..]) {
+                        Some(end) => (&after[1..=end], &after[end + 2..]),
+                        None => (&after[1..], ""),
+                    },
+                    _ => after.split_at(after.find(|at: char| at.is_ascii_whitespace()).unwrap_or(after.len())),
                 };
-            } else if name.is_empty() {
-                return None;
             }
-            if name.eq_ignore_ascii_case(wanted) {
-                return Some(decode(value));
-            }
-        }
+            Some((name, value))
+        })
     }
+}
+
+/// Whether the declarations of a `style` take the element away.
+fn hides(style: &str) -> bool {
+    let style = style.as_bytes();
+    // Few names have a `y`, and what has none needs no closer look.
+    memchr2_iter(b'y', b'Y', style).any(|last| {
+        let (before, after) = style.split_at(last + 1);
+        let Some((before, property)) = before.split_last_chunk::<{ "display".len() }>() else { return false };
+        let value = after.trim_ascii_start().strip_prefix(b":").map(<[u8]>::trim_ascii_start);
+        property.eq_ignore_ascii_case(b"display")
+            && before.trim_ascii_end().last().is_none_or(|end| *end == b';')
+            && value.and_then(|value| value.get(..4)).is_some_and(|word| word.eq_ignore_ascii_case(b"none"))
+    })
 }
 
 /// The text as it grows. Spaces and line breaks wait until a word needs them.
 #[derive(Default)]
-struct Text {
+struct Text<'a> {
     written: String,
     space: bool,
     breaks: usize,
     /// The open links: address, and where their label starts.
-    links: Vec<(Option<String>, usize)>,
+    links: Vec<(Option<Cow<'a, str>>, usize)>,
 }
 
-impl Text {
+impl<'a> Text<'a> {
     fn words(&mut self, raw: &str) {
+        if raw.trim_ascii_start().is_empty() {
+            self.space |= !raw.is_empty();
+            return;
+        }
         let decoded = decode(raw);
         for (index, word) in decoded.split(char::is_whitespace).enumerate() {
             self.space |= index > 0;
@@ -184,8 +209,8 @@ impl Text {
         (self.breaks, self.space) = (0, false);
     }
 
-    fn tag(&mut self, tag: &Tag<'_>) {
-        match tag.name.as_str() {
+    fn tag(&mut self, tag: &Tag<'a>) {
+        match &*tag.name {
             "br" => self.breaks = (self.breaks + 1).min(2),
             "p" | "h1" | "h2" | "h3" | "h4" | "h5" | "h6" | "ul" | "ol" | "table" | "blockquote" | "pre" | "hr" => self.breaks = 2,
             "li" if !tag.closes => {
@@ -220,7 +245,10 @@ impl Text {
 const REFERENCE_LIMIT: usize = 10;
 
 /// `text` with its character references made into characters. An unknown one stays as it is.
-fn decode(text: &str) -> String {
+fn decode(text: &str) -> Cow<'_, str> {
+    if memchr(b'&', text.as_bytes()).is_none() {
+        return Cow::Borrowed(text);
+    }
     let mut decoded = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(start) = rest.find('&') {
@@ -236,7 +264,7 @@ fn decode(text: &str) -> String {
         }
     }
     decoded.push_str(rest);
-    decoded
+    decoded.into()
 }
 
 fn referenced(name: &str) -> Option<char> {
@@ -310,6 +338,8 @@ mod tests {
     fn what_is_hidden_is_not_read() {
         check("<!doctype html><html><head><title>t</title><style>p > a {}</style></head><body>x</body></html>", "x");
         check(r#"<div style="Display: none"><div>a</div>b</div>c"#, "c");
+        check(r#"<div style="color:red; display : NONE !important">a</div>c"#, "c");
+        check(r#"<div style="--display:none; display: inline">a</div><p data-style="display:none">c</p>"#, "a\n\nc");
         check("<span hidden>a</span>b<!-- <p>c</p> -->d", "bd");
         check("<script>if (a < b) {}</script>after", "after");
     }

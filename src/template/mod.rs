@@ -249,17 +249,17 @@ impl Templates {
             Target::Email(to) => Body::Email(self.email(to, parts, &context)?),
             Target::Sms(to) => {
                 let file = part(Part::Sms)?;
-                Body::Sms(Sms { to, text: output::sms(file, &self.engine.render(file, &context)?)? })
+                Body::Sms(Sms { to, text: self.engine.render(file, &context, |text| output::sms(file, text))? })
             }
             Target::Push(target) => {
                 let file = part(Part::Push)?;
-                let json = self.engine.render(file, &context)?;
-                Body::Push(output::push(file, &json, |word| self.engine.mentions(file, word), target)?)
+                let mentions = |word: &str| self.engine.mentions(file, word);
+                Body::Push(self.engine.render(file, &context, |json| output::push(file, json, mentions, target))?)
             }
             Target::Live => {
                 let file = part(Part::Live)?;
-                let json = self.engine.render(file, &context)?;
-                Body::Live(output::live(file, &json, |word| self.engine.mentions(file, word), name.as_str())?)
+                let mentions = |word: &str| self.engine.mentions(file, word);
+                Body::Live(self.engine.render(file, &context, |json| output::live(file, json, mentions, name.as_str()))?)
             }
         };
         let file = Part::ALL.into_iter().filter(|part| part.channel() == delivery.channel).find_map(|part| parts.get(part));
@@ -269,11 +269,11 @@ impl Templates {
 
     fn email(&self, to: EmailAddress, parts: &Parts, context: &Value) -> Result<Email, Fault> {
         let body = |part| match parts.get(part) {
-            Some(file) => output::not_empty(file, &self.engine.render(file, context)?).map(Some),
+            Some(file) => self.engine.render(file, context, |text| output::not_empty(file, text)).map(Some),
             None => Ok(None),
         };
         let subject = parts.get(Part::Subject).unwrap_or_default();
-        let subject = output::subject(subject, &self.engine.render(subject, context)?)?;
+        let subject = self.engine.render(subject, context, |text| output::subject(subject, text))?;
         let html = body(Part::Html)?;
         let text = body(Part::Text)?.or_else(|| html.as_deref().map(html::to_text));
         Ok(Email { to, subject, html, text, unsubscribe_url: None })

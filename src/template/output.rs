@@ -1,6 +1,6 @@
 //! What a part's output has to be before a provider may see it. Whatever is wrong is told without the output's own text.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use serde_json::{Map, Value};
 
@@ -37,9 +37,15 @@ pub(super) fn subject(file: &str, text: &str) -> Result<String, Fault> {
 /// An SMS's text. A character that nobody sees would make all of it UCS-2, at more than twice the price: where it is all that stands
 /// against the GSM alphabet, it is left out.
 pub(super) fn sms(file: &str, text: &str) -> Result<String, Fault> {
-    let seen: String = text.chars().filter(|c| *c == '\n' || !is_invisible(*c)).collect();
-    let text = if segments::count(&seen).encoding == Encoding::Gsm7 { &seen } else { text };
-    let text = not_empty(file, text)?;
+    let is_seen = |c: char| c == '\n' || !is_invisible(c);
+    let mut text = Cow::Borrowed(text);
+    if !text.chars().all(is_seen) {
+        let seen: String = text.chars().filter(|c| is_seen(*c)).collect();
+        if segments::count(&seen).encoding == Encoding::Gsm7 {
+            text = seen.into();
+        }
+    }
+    let text = not_empty(file, &text)?;
     if text.chars().count() > SMS_LIMIT {
         return Err(Fault::new(file, format!("is longer than {SMS_LIMIT} characters"), "shorten it"));
     }
@@ -58,17 +64,18 @@ pub(super) fn not_empty(file: &str, text: &str) -> Result<String, Fault> {
 pub(super) fn push(file: &str, json: &str, mentions: impl Fn(&str) -> bool, target: PushTarget) -> Result<Push, Fault> {
     let mut members = Members::read(file, json, mentions)?;
     let (title, body) = (members.text("title")?, members.text("body")?);
-    let mut data = BTreeMap::new();
-    for (key, value) in members.object("data")?.unwrap_or_default() {
-        let named = members.named(&format!("data.{key}"), &key);
+    let data = members.object("data")?.unwrap_or_default();
+    let data = data.into_iter().map(|(key, value)| {
+        let fault = |problem, hint| Fault::new(file, format!("{} {problem}", members.named(&format!("data.{key}"), &key)), hint);
         if FCM_RESERVED.contains(&key.as_str()) || FCM_RESERVED_PREFIXES.iter().any(|prefix| key.starts_with(prefix)) {
-            return Err(Fault::new(file, format!("{named} has a name that FCM keeps for itself"), "give it another name"));
+            return Err(fault("has a name that FCM keeps for itself", "give it another name"));
         }
-        let Value::String(value) = value else {
-            return Err(Fault::new(file, format!("{named} is not a string"), "write {{ name | string }}: FCM takes nothing else"));
-        };
-        data.insert(key, value);
-    }
+        match value {
+            Value::String(value) => Ok((key, value)),
+            _ => Err(fault("is not a string", "write {{ name | string }}: FCM takes nothing else")),
+        }
+    });
+    let data = data.collect::<Result<BTreeMap<_, _>, _>>()?;
     let mut platform = Map::new();
     for name in PLATFORMS {
         if let Some(block) = members.object(name)? {

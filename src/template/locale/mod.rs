@@ -44,9 +44,9 @@ pub struct LocaleDefaults {
 impl LocaleDefaults {
     /// How to write for one recipient, at `now`.
     pub(super) fn reader(&self, locale: Option<&Locale>, timezone: Option<TimeZone>, now: Timestamp) -> Reader {
-        let language = |locale: &Locale| locale.fallbacks().last().map(str::to_owned);
         let own = locale.unwrap_or(&self.locale);
-        let everyones = if language(own) == language(&self.locale) { own } else { &self.locale };
+        let is_same_language = own.fallbacks().last() == self.locale.fallbacks().last();
+        let everyones = if is_same_language { own } else { &self.locale };
         Reader { own: own.clone(), everyones: everyones.clone(), timezone: timezone.unwrap_or(self.timezone), now }
     }
 }

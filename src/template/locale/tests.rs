@@ -22,7 +22,7 @@ fn rendered(name: &str, source: &str, locale: Option<&str>) -> Result<String, St
         price => 350_000, rent => "1250.505", debt => -20, share => 0.1, secret => "Asha", nothing => (),
     };
     let context = context! { ..data, ..Value::from_pairs([(READER, Value::from_object(reader))]) };
-    engine.render(name, &context).map_err(|fault| fault.into_problem().to_string())
+    engine.render(name, &context, |text| Ok(text.to_owned())).map_err(|fault| fault.into_problem().to_string())
 }
 
 /// In a part of the language `locale`, in text and with plain spaces.
