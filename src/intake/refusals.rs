@@ -19,6 +19,7 @@ use axum::{
 };
 use futures_util::FutureExt as _;
 use http_body_util::BodyExt as _;
+use hyper::body::Body as _;
 use serde_json::{Value, json};
 
 use crate::{
@@ -35,22 +36,17 @@ const READ_LIMIT: usize = 64 << 10;
 
 /// The middleware around everything on a listener.
 pub async fn uniform(request: Request, next: Next) -> Response {
-    let path = request.uri().path().to_owned();
+    let uri = request.uri().clone();
+    let path = uri.path();
     let route = request.extensions().get::<MatchedPath>().cloned();
-    let timed_out = Arc::new(AtomicBool::new(false));
-    let noted = timed_out.clone();
-    let request = request.map(|body| {
-        Body::new(body.map_err(move |error| {
-            noted.fetch_or(BodyTimedOut::find(&error).is_some(), Ordering::Relaxed);
-            error
-        }))
-    });
+    let mut timed_out = None;
+    let request = request.map(|body| if body.is_end_stream() { body } else { watched(body, timed_out.insert(Arc::default())) });
     // What a handler left half done is its own: nothing of it is used here.
     let Ok(mut response) = AssertUnwindSafe(next.run(request)).catch_unwind().await else {
         emit(&Event::HandlerPanicked { route: route.as_ref().map_or("", MatchedPath::as_str) });
-        return told(&path, Response::default(), StatusCode::INTERNAL_SERVER_ERROR, &json!({ "error": PANICKED, "code": "panicked" }));
+        return told(path, Response::default(), StatusCode::INTERNAL_SERVER_ERROR, &json!({ "error": PANICKED, "code": "panicked" }));
     };
-    let is_late = timed_out.load(Ordering::Relaxed) && response.status().is_client_error();
+    let is_late = timed_out.is_some_and(|timed_out| timed_out.load(Ordering::Relaxed)) && response.status().is_client_error();
     if is_late {
         *response.status_mut() = StatusCode::REQUEST_TIMEOUT;
     }
@@ -61,7 +57,16 @@ pub async fn uniform(request: Request, next: Next) -> Response {
     }
     let (parts, body) = response.into_parts();
     let said = if is_late { json!({}) } else { said(&axum::body::to_bytes(body, READ_LIMIT).await.unwrap_or_default()) };
-    told(&path, Response::from_parts(parts, Body::empty()), status, &said)
+    told(path, Response::from_parts(parts, Body::empty()), status, &said)
+}
+
+/// The body, noting that it did not come in time.
+fn watched(body: Body, timed_out: &Arc<AtomicBool>) -> Body {
+    let noted = timed_out.clone();
+    Body::new(body.map_err(move |error| {
+        noted.fetch_or(BodyTimedOut::find(&error).is_some(), Ordering::Relaxed);
+        error
+    }))
 }
 
 const PANICKED: &str = "a bug in the daemon; its log says where. What was asked for may be done or not";

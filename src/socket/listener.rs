@@ -1,12 +1,17 @@
 //! The accept loops of both listeners: HTTP/1.1 with upgrades, over TCP or Unix sockets, with or without TLS, behind proxies or not; time
 //! limits for whatever a client has to send, and limits on connections.
 //!
-//! No routes and no authentication here; what an upgraded socket says is its session's.
+//! A connection is one task, whatever becomes of it. Most of them ask for a WebSocket with their first request: that one is read here
+//! (`head.rs`) and goes to the same routes as any other, and the session follows without HTTP's own machinery having been set up. All else
+//! is hyper's. No routes and no authentication here; what an upgraded socket says is its session's.
 
 mod client;
 mod endpoint;
+mod head;
 mod permit;
 mod proxy_header;
+mod rewound;
+mod switch;
 mod tls;
 
 use std::{
@@ -15,48 +20,61 @@ use std::{
     net::IpAddr,
     pin::{Pin, pin},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll},
     time::Duration,
 };
 
-use axum::{Router, body::Body};
+use axum::{BoxError, Router, body::Body};
+use bytes::BytesMut;
 use futures_util::future::join_all;
 use hyper::{
     Request, Response, StatusCode,
     body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint},
+    header::UPGRADE,
     server::conn::http1,
     service::service_fn,
+    upgrade::{OnUpgrade, Parts},
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::AsyncRead,
+    net::{TcpStream, UnixStream},
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
+use tokio_rustls::server::TlsStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
-pub(super) use self::permit::ConnectionPermit;
 use self::{
     client::Peer,
     endpoint::Accepted,
     permit::{AddressLimit, AddressPermit},
+    rewound::Rewound,
+    switch::Session,
 };
 pub use self::{
     client::ProxyTrust,
     endpoint::{BindError, Endpoint},
     tls::{Tls, TlsFile, TlsProblem},
 };
-use super::{body::TimedBody, error_response};
+pub(super) use self::{permit::ConnectionPermit, switch::Switch};
+use super::{
+    body::TimedBody,
+    error_response,
+    wire::{Duplex, Wire},
+};
 
 /// How long to wait after an accept that failed for want of something (descriptors, memory): long enough not to spin, short enough
 /// that a freed descriptor is used at once as people see it.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// Bytes one connection may buffer while a request's head or body is read, and so the longest head.
 const CONNECTION_BUFFER_LIMIT: usize = 64 * 1024;
+/// Room for the first head, to begin with: a browser's, with a token and some cookies.
+const HEAD_CAPACITY: usize = 2 * 1024;
 
 #[derive(Clone, Debug)]
 pub struct ListenerSettings {
@@ -244,10 +262,66 @@ impl Serving {
     }
 
     async fn http<S: Stream>(self: Arc<Self>, stream: S, peer: Peer, permit: ConnectionPermit) {
-        let is_proxy = self.settings.trust.trusts(peer);
-        let serving = self.clone();
-        let service = service_fn(move |request| serving.clone().answer(request, peer, is_proxy, permit.clone()));
-        let mut connection = pin!(self.http.serve_connection(TokioIo::new(stream), service).with_upgrades());
+        // Boxed, so that a session, which may last for days, does not carry the room for how it began.
+        let Some(Switched { next, wire, read }) = Box::pin(self.until_switched(stream, peer, permit)).await else { return };
+        let Next { session, permit } = next;
+        session(wire, read).await;
+        drop(permit);
+    }
+
+    /// Serves requests until one of them switches protocols, which often is the first.
+    async fn until_switched<S: Stream>(&self, stream: S, peer: Peer, permit: ConnectionPermit) -> Option<Switched> {
+        match self.open(stream, peer, &permit).await {
+            Opened::Switched(switched) => Some(switched),
+            Opened::Http(stream, first) => Box::pin(self.serve(stream, first, peer, &permit)).await,
+            Opened::Late => None,
+        }
+    }
+
+    /// Reads the head of the first request, and answers it if it asks for a WebSocket.
+    async fn open<S: Stream>(&self, mut stream: S, peer: Peer, permit: &ConnectionPermit) -> Opened<S> {
+        let mut read = BytesMut::with_capacity(HEAD_CAPACITY);
+        tokio::select! {
+            biased;
+            // That the stream has ended or failed is met again by whoever reads on.
+            in_time = timeout(self.settings.header_timeout, head::read(&mut stream, &mut read, CONNECTION_BUFFER_LIMIT)) => {
+                if in_time.is_err() {
+                    count(&self.settings.counters.header_timeouts);
+                    return Opened::Late;
+                }
+            }
+            () = self.shutdown.cancelled() => {}
+        }
+        let read = read.freeze();
+        let Some((request, length)) = head::upgrade_in(&read) else { return Opened::Http(Rewound::new(stream, read), None) };
+        let (response, next) = self.answer(request.map(|()| Body::empty()), peer, permit).await;
+        let Some(next) = next else { return Opened::Http(Rewound::new(stream, read), Some(response)) };
+        let mut wire = stream.into_wire();
+        wire.finish(head::written(&response));
+        Opened::Switched(Switched { next, wire, read: read[length..].to_vec() })
+    }
+
+    /// Serves one request after the other, until one of them switches protocols. `first` is the answer to the first, where there is one.
+    async fn serve<S: Stream>(
+        &self,
+        stream: Rewound<S>,
+        first: Option<Response<HeldBody>>,
+        peer: Peer,
+        permit: &ConnectionPermit,
+    ) -> Option<Switched> {
+        let (first, next) = (Mutex::new(first), Mutex::new(None));
+        self.serve_http(stream, |request| self.answer_next(request, &first, &next, peer, permit)).await;
+        let (upgrade, next) = taken(&next)?;
+        let Parts { io, read_buf, .. } = upgrade.await.ok()?.downcast::<TokioIo<Rewound<S>>>().ok()?;
+        let (stream, unread) = io.into_inner().into_parts();
+        Some(Switched { next, wire: stream.into_wire(), read: [read_buf, unread].concat() })
+    }
+
+    async fn serve_http<S: Stream, F>(&self, stream: Rewound<S>, answer: impl Fn(Request<Incoming>) -> F)
+    where
+        F: Future<Output = Result<Response<HeldBody>, Infallible>>,
+    {
+        let mut connection = pin!(self.http.serve_connection(TokioIo::new(stream), service_fn(answer)).with_upgrades());
         // How a connection ended is the peer's affair: timeouts, resets and malformed heads are all answered by closing it.
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
@@ -261,39 +335,103 @@ impl Serving {
         }
     }
 
-    async fn answer(
-        self: Arc<Self>,
+    /// Answers a request of hyper's, with what is in `first` if it is that one; what follows is left in `next`.
+    async fn answer_next(
+        &self,
         mut request: Request<Incoming>,
+        first: &Mutex<Option<Response<HeldBody>>>,
+        next: &Mutex<Option<(OnUpgrade, Next)>>,
         peer: Peer,
-        is_proxy: bool,
-        mut permit: ConnectionPermit,
+        permit: &ConnectionPermit,
     ) -> Result<Response<HeldBody>, Infallible> {
-        let mut client = peer;
-        if is_proxy {
+        if let Some(response) = taken(first) {
+            return Ok(response);
+        }
+        let upgrade = request.extensions_mut().remove::<OnUpgrade>();
+        let ListenerSettings { body_timeout, ref counters, .. } = self.settings;
+        let request = request.map(|body| TimedBody::new(body, body_timeout, counters.clone()));
+        let (response, follows) = self.answer(request, peer, permit).await;
+        *next.lock().unwrap_or_else(PoisonError::into_inner) = upgrade.zip(follows);
+        Ok(response)
+    }
+
+    /// The answer of whoever's route it is, and what follows if that switches protocols.
+    async fn answer<B>(&self, mut request: Request<B>, peer: Peer, permit: &ConnectionPermit) -> (Response<HeldBody>, Option<Next>)
+    where
+        B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    {
+        let (mut client, mut permit) = (peer, permit.clone());
+        if self.settings.trust.trusts(peer) {
             // A proxy's connection carries the requests of many.
             client = self.settings.trust.client(peer, request.headers());
             let Ok(place) = self.take_place(client) else {
                 let refused = error_response(StatusCode::TOO_MANY_REQUESTS, "too many connections from this address");
-                return Ok(refused.map(|body| HeldBody { body, _place: None }));
+                return (refused.map(|body| HeldBody { body, _place: None }), None);
             };
             permit = permit.with_client(place);
         }
-        let place = permit.client();
-        request.extensions_mut().insert(PeerAddr(client.address()));
-        request.extensions_mut().insert(permit);
-        let ListenerSettings { body_timeout, ref counters, .. } = self.settings;
-        let request = request.map(|body| TimedBody::new(body, body_timeout, counters.clone()));
-        let response = self.app.clone().oneshot(request).await?;
-        Ok(response.map(|body| HeldBody { body, _place: place }))
+        let switch = request.headers().contains_key(UPGRADE).then(Switch::default);
+        let extensions = request.extensions_mut();
+        extensions.insert(PeerAddr(client.address()));
+        extensions.insert(permit.clone());
+        if let Some(switch) = &switch {
+            extensions.insert(switch.clone());
+        }
+        let Ok(response) = self.app.clone().oneshot(request).await;
+        let session = switch.and_then(|switch| switch.take());
+        let response = response.map(|body| HeldBody { body, _place: permit.client() });
+        (response, session.map(|session| Next { session, permit }))
     }
+}
+
+/// A connection after its first request was read.
+enum Opened<S> {
+    Switched(Switched),
+    /// With the answer to the first request, where that is known.
+    Http(Rewound<S>, Option<Response<HeldBody>>),
+    /// There was none in time.
+    Late,
+}
+
+/// A connection that speaks HTTP no longer.
+struct Switched {
+    next: Next,
+    wire: Wire,
+    /// What came with the request.
+    read: Vec<u8>,
+}
+
+/// What follows an answer that switches protocols, and the places that are held by it.
+struct Next {
+    session: Session,
+    permit: ConnectionPermit,
 }
 
 /// All places of an address are taken.
 struct OverLimit;
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+/// What connections consist of.
+trait Stream: Duplex {
+    fn into_wire(self) -> Wire;
+}
 
-impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for S {}
+impl Stream for TcpStream {
+    fn into_wire(self) -> Wire {
+        Wire::tcp(self)
+    }
+}
+
+impl Stream for UnixStream {
+    fn into_wire(self) -> Wire {
+        Wire::other(self)
+    }
+}
+
+impl<S: Stream> Stream for TlsStream<S> {
+    fn into_wire(self) -> Wire {
+        Wire::other(self)
+    }
+}
 
 /// A response's body, and the place of the client it goes to, for as long as it takes: a stream of events takes hours.
 struct HeldBody {
@@ -316,6 +454,10 @@ impl HttpBody for HeldBody {
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }
+}
+
+fn taken<T>(place: &Mutex<Option<T>>) -> Option<T> {
+    place.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
 fn count(counter: &AtomicU64) {

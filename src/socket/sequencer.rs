@@ -105,6 +105,11 @@ impl<P: Protocol> Sequencer<P> {
         self.work.is_some()
     }
 
+    /// Whether something is under way after which the peer is told something in any case.
+    pub fn is_about_to_greet(&self) -> bool {
+        self.is_busy() && self.frames.is_v1()
+    }
+
     /// Takes a text of the peer's. Only while not [`Self::is_busy`].
     pub fn receive(&mut self, text: &str) -> Received {
         match self.protocol.receive(text) {

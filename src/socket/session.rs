@@ -17,7 +17,6 @@ use std::{
 use axum::response::Response;
 use futures_util::{SinkExt as _, StreamExt as _};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use hyper::upgrade::Upgraded;
 use tokio::{
     io::AsyncWriteExt as _,
     sync::mpsc,
@@ -151,16 +150,13 @@ impl Sessions {
         self.shared.shutdown.is_cancelled()
     }
 
-    /// Answers the upgrade and runs the session behind it.
+    /// Answers the upgrade; the session follows it.
     pub(super) fn start<P: Protocol>(&self, handshake: Handshake, registration: Registration, protocol: P) -> Response {
-        let response = handshake.response();
-        let Handshake { upgrade, permit, .. } = handshake;
-        let shared = Arc::clone(&self.shared);
-        self.shared.tracker.spawn(async move {
-            let _held_until_closed = permit;
-            let Ok(upgraded) = upgrade.await else { return };
+        let (shared, tracked) = (Arc::clone(&self.shared), self.shared.tracker.token());
+        handshake.response(async move |wire, read| {
+            let _tracked = tracked;
             shared.counters.opened.fetch_add(1, Relaxed);
-            let socket = web_socket(upgraded, shared.settings.message_limit).await;
+            let socket = web_socket(wire, read, shared.settings.message_limit).await;
             let first_ping = shared.wheel.after(shared.settings.ping_interval.mul_f64(fastrand::f64()), Instant::now());
             let deadlines = Deadlines::new(first_ping, registration.lifetime, Instant::now());
             let Registration { connection, frames, .. } = registration;
@@ -178,22 +174,17 @@ impl Sessions {
                 dirty: false,
             };
             session.run(connection).await;
-        });
-        response
+        })
     }
 
     /// Answers the upgrade only to close the socket with a code: browsers show a refused upgrade's status to nobody.
     pub(super) fn start_closed(&self, handshake: Handshake, close: Close) -> Response {
-        let response = handshake.response();
-        let Handshake { upgrade, permit, .. } = handshake;
-        let shared = Arc::clone(&self.shared);
-        self.shared.tracker.spawn(async move {
-            let _held_until_closed = permit;
-            let Ok(upgraded) = upgrade.await else { return };
-            let mut socket = web_socket(upgraded, shared.settings.message_limit).await;
-            let _timed_out = timeout(shared.settings.close_timeout, finish(&mut socket, Some(close))).await;
-        });
-        response
+        let (settings, tracked) = (self.shared.settings, self.shared.tracker.token());
+        handshake.response(async move |wire, read| {
+            let _tracked = tracked;
+            let mut socket = web_socket(wire, read, settings.message_limit).await;
+            let _timed_out = timeout(settings.close_timeout, finish(&mut socket, Some(close))).await;
+        })
     }
 }
 
@@ -213,18 +204,17 @@ impl Registration {
 
 type Socket = WebSocketStream<Metered<Wire>>;
 
-async fn web_socket(upgraded: Upgraded, message_limit: usize) -> Socket {
+/// `read` came with the request.
+async fn web_socket(wire: Wire, read: Vec<u8>, message_limit: usize) -> Socket {
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_SIZE)
         .write_buffer_size(WRITE_BUFFER_SIZE)
         .max_write_buffer_size(WRITE_BUFFER_LIMIT)
         .max_message_size(Some(message_limit))
         .max_frame_size(Some(message_limit));
-    let (wire, read) = Wire::new(upgraded);
     let mut metered = Metered::new(wire);
     metered.pass(&read);
-    // Copied, since what was read lies in the much larger buffer of HTTP's.
-    WebSocketStream::from_partially_read(metered, read.to_vec(), Role::Server, Some(config)).await
+    WebSocketStream::from_partially_read(metered, read, Role::Server, Some(config)).await
 }
 
 /// Sends our close, if any, and reads until the peer has closed too. The caller gives it a timeout.
@@ -398,6 +388,8 @@ impl<P: Protocol> Session<P> {
                 }
                 self.dirty = true;
             }
+            // The answer to the upgrade goes out with the greeting, or alone where there is none.
+            self.dirty |= self.socket.get_ref().get_ref().has_unwritten() && !self.sequencer.is_about_to_greet();
             if !self.dirty {
                 return Poll::Pending;
             }

@@ -14,10 +14,9 @@ use axum::{
     response::Response,
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use hyper::upgrade::OnUpgrade;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::{error_response, listener::ConnectionPermit};
+use super::{error_response, listener::Switch, wire::Wire};
 
 /// The subprotocol of clients that know frames of other types than the replaced system's, and close codes.
 const SUBPROTOCOL_V1: &str = "tarishi.v1";
@@ -33,9 +32,7 @@ pub(super) struct Handshake {
     subprotocol: Option<&'static str>,
     /// Asked for `tarishi.v1`, as subprotocol or as `?v=1`.
     pub v1: bool,
-    pub upgrade: OnUpgrade,
-    /// Absent when another accept loop than ours serves.
-    pub permit: Option<ConnectionPermit>,
+    switch: Switch,
 }
 
 /// Why a request is no upgrade to a WebSocket.
@@ -56,13 +53,17 @@ impl Handshake {
         let offers = |protocol: &str| offered_protocols(&parts.headers).any(|offered| offered == protocol);
         let subprotocol = [SUBPROTOCOL_V1, SUBPROTOCOL_BEARER].into_iter().find(|protocol| offers(protocol));
         let v1 = subprotocol == Some(SUBPROTOCOL_V1) || query_value(&parts.uri, "v").is_some_and(|version| version == "1");
-        let upgrade = parts.extensions.remove::<OnUpgrade>().ok_or(BadHandshake::NotAnUpgrade)?;
-        let permit = parts.extensions.remove::<ConnectionPermit>();
-        Ok(Self { accept, subprotocol, v1, upgrade, permit })
+        // Absent where another accept loop than ours serves, which could not go on with what follows.
+        let switch = parts.extensions.remove::<Switch>().ok_or(BadHandshake::NotAnUpgrade)?;
+        Ok(Self { accept, subprotocol, v1, switch })
     }
 
-    /// The response that switches protocols. What the socket then says goes over `upgrade`.
-    pub(super) fn response(&self) -> Response {
+    /// The response that switches protocols, to what `session` then says over the socket.
+    pub(super) fn response<F>(self, session: impl FnOnce(Wire, Vec<u8>) -> F + Send + 'static) -> Response
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.switch.to(Box::new(|wire, read| Box::pin(session(wire, read))));
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
@@ -98,7 +99,7 @@ fn check(parts: &Parts) -> Result<&str, BadHandshake> {
     if parts.method != Method::GET || parts.version != Version::HTTP_11 {
         return Err(BadHandshake::Malformed("an upgrade is a GET over HTTP/1.1"));
     }
-    if !lists(&parts.headers, &UPGRADE, "websocket") {
+    if !is_asked_for(&parts.headers) {
         return Err(BadHandshake::NotAnUpgrade);
     }
     if !lists(&parts.headers, &CONNECTION, "upgrade") {
@@ -110,6 +111,11 @@ fn check(parts: &Parts) -> Result<&str, BadHandshake> {
     let key = parts.headers.get(SEC_WEBSOCKET_KEY).and_then(|key| key.to_str().ok());
     key.filter(|key| BASE64_STANDARD.decode(key).is_ok_and(|nonce| nonce.len() == KEY_NONCE_BYTES))
         .ok_or(BadHandshake::Malformed("the Sec-WebSocket-Key header must be 16 bytes in base64"))
+}
+
+/// Whether a request asks for a WebSocket, be it in the proper way or not.
+pub(super) fn is_asked_for(headers: &HeaderMap) -> bool {
+    lists(headers, &UPGRADE, "websocket")
 }
 
 fn lists(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {

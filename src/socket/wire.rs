@@ -1,18 +1,17 @@
-//! The bytes beneath a session: the connection's own stream, without the layers that HTTP needed, where that can be had.
+//! The bytes beneath a session: the connection's own stream, without the layers that HTTP needed.
 //!
-//! A plain TCP connection can be written to by others while its session rests ([`super::hub`]); what they could not write whole goes out
-//! before anything else. TLS and Unix sockets are reached through hyper's.
+//! A plain TCP connection can be written to by others while its session rests ([`super::hub`]). What they could not write whole goes out
+//! before anything else, and so does the answer that opened the session.
 
 use std::{
-    io,
+    fmt,
+    io::{self, IoSlice},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf as _, Bytes};
-use hyper::upgrade::{Parts, Upgraded};
-use hyper_util::rt::TokioIo;
+use bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{
@@ -24,30 +23,36 @@ use tokio::{
 #[derive(Debug)]
 pub(super) struct Wire {
     stream: Stream,
-    /// What somebody else has begun to write.
+    /// What is to go out before what the session writes.
     unwritten: Bytes,
     /// The kernel took less than it was given, and nobody has been told since that everything is out.
     is_clogged: bool,
 }
 
-#[derive(Debug)]
 enum Stream {
     /// The writing half is gone once it is shut down.
     Tcp(OwnedReadHalf, Option<Arc<OwnedWriteHalf>>),
-    Other(TokioIo<Upgraded>),
+    /// TLS, or a Unix socket.
+    Other(Box<dyn Duplex>),
 }
 
+/// Both directions of any stream.
+pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Duplex for S {}
+
 impl Wire {
-    /// And what was read of it already.
-    pub fn new(upgraded: Upgraded) -> (Self, Bytes) {
-        let (stream, read) = match upgraded.downcast::<TokioIo<TcpStream>>() {
-            Ok(Parts { io, read_buf, .. }) => {
-                let (reading, writing) = io.into_inner().into_split();
-                (Stream::Tcp(reading, Some(Arc::new(writing))), read_buf)
-            }
-            Err(upgraded) => (Stream::Other(TokioIo::new(upgraded)), Bytes::new()),
-        };
-        (Self { stream, unwritten: Bytes::new(), is_clogged: false }, read)
+    pub fn tcp(stream: TcpStream) -> Self {
+        let (reading, writing) = stream.into_split();
+        Self::over(Stream::Tcp(reading, Some(Arc::new(writing))))
+    }
+
+    pub fn other(stream: impl Duplex) -> Self {
+        Self::over(Stream::Other(Box::new(stream)))
+    }
+
+    fn over(stream: Stream) -> Self {
+        Self { stream, unwritten: Bytes::new(), is_clogged: false }
     }
 
     /// For others to write to, while nothing of ours is on its way.
@@ -58,10 +63,15 @@ impl Wire {
         }
     }
 
-    /// `unwritten` goes out before all else: what somebody wrote directly, and the kernel did not take whole.
+    /// `unwritten` goes out before all else: the answer to the upgrade, or what somebody wrote directly, and the kernel did not take whole.
     pub fn finish(&mut self, unwritten: Bytes) {
         self.unwritten = unwritten;
         self.is_clogged = true;
+    }
+
+    /// Whether something is to go out before what the session writes, or with the first of that.
+    pub fn has_unwritten(&self) -> bool {
+        !self.unwritten.is_empty()
     }
 
     /// Whether something of ours may still be on its way.
@@ -69,32 +79,47 @@ impl Wire {
         self.is_clogged
     }
 
-    fn poll_unwritten(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Writes what is unwritten and, in the same breath, what it can of `bytes`; says how much of those.
+    fn poll_unwritten(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let mut more = 0;
         while !self.unwritten.is_empty() {
-            let written = ready!(self.stream.poll_write(context, &self.unwritten))?;
+            let parts = [IoSlice::new(&self.unwritten), IoSlice::new(bytes)];
+            let written = ready!(self.stream.poll_write(context, &parts))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.unwritten.advance(written);
+            let before = written.min(self.unwritten.len());
+            // Nothing of it left holds no memory; advanced to its end it would.
+            self.unwritten = self.unwritten.slice(before..);
+            more = written - before;
         }
-        Poll::Ready(Ok(()))
+        Poll::Ready(Ok(more))
     }
 }
 
 impl Stream {
-    fn poll_write(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(&mut self, context: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let writing = match self {
             Self::Tcp(_, Some(writing)) => writing,
             Self::Tcp(_, None) => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-            Self::Other(stream) => return Pin::new(stream).poll_write(context, bytes),
+            Self::Other(stream) => return Pin::new(stream).poll_write_vectored(context, parts),
         };
         loop {
             ready!(writing.as_ref().as_ref().poll_write_ready(context))?;
-            match writing.try_write(bytes) {
+            match writing.try_write_vectored(parts) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 written => return Poll::Ready(written),
             }
         }
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp(..) => "Tcp",
+            Self::Other(_) => "Other",
+        })
     }
 }
 
@@ -110,13 +135,15 @@ impl AsyncRead for Wire {
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.is_clogged = true;
-        ready!(self.poll_unwritten(context))?;
-        self.stream.poll_write(context, bytes)
+        match ready!(self.poll_unwritten(context, bytes))? {
+            0 => self.stream.poll_write(context, &[IoSlice::new(bytes)]),
+            written => Poll::Ready(Ok(written)),
+        }
     }
 
     /// Called once everything of the caller's has been written.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_unwritten(context))?;
+        ready!(self.poll_unwritten(context, &[]))?;
         if let Stream::Other(stream) = &mut self.stream {
             ready!(Pin::new(stream).poll_flush(context))?;
         }

@@ -5,6 +5,8 @@ use std::{
     collections::HashMap,
     io,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
 };
 
 use rusqlite::{Connection, OptionalExtension as _};
@@ -15,6 +17,9 @@ use crate::model::Stream;
 
 /// Questions answered from one snapshot.
 const BATCH_LIMIT: usize = 1000;
+/// After an answer, how long questions gather before the next: waking the thread costs more than reading. A question that comes alone
+/// does not wait.
+const GATHERING: Duration = Duration::from_millis(1);
 
 /// Where a stream stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,6 +42,8 @@ struct Question {
 #[derive(Default)]
 struct Asked {
     questions: Vec<Question>,
+    /// The thread waits for a question, and has to be woken for it.
+    is_waiting: bool,
     is_closed: bool,
 }
 
@@ -48,7 +55,7 @@ impl HeadReader {
     pub fn start(connection: Connection) -> io::Result<Self> {
         let reader = Self::default();
         let asked = reader.clone();
-        std::thread::Builder::new().name("store-heads".to_owned()).spawn(move || {
+        thread::Builder::new().name("store-heads".to_owned()).spawn(move || {
             let _ended = CloseAtEnd(&asked);
             asked.answer_all(&connection);
         })?;
@@ -72,7 +79,7 @@ impl HeadReader {
                 return Err(StoreError::Closed);
             }
             asked.questions.push(Question { streams, answer });
-            if asked.questions.len() == 1 {
+            if std::mem::take(&mut asked.is_waiting) {
                 self.0.1.notify_one();
             }
         }
@@ -90,12 +97,18 @@ impl HeadReader {
                     if !asked.questions.is_empty() {
                         break;
                     }
+                    asked.is_waiting = true;
                     asked = self.0.1.wait(asked).unwrap_or_else(PoisonError::into_inner);
                 }
+                asked.is_waiting = false;
                 let count = asked.questions.len().min(BATCH_LIMIT);
                 asked.questions.drain(..count).collect()
             };
+            let has_taken_all = batch.len() < BATCH_LIMIT;
             answer(connection, batch);
+            if has_taken_all {
+                thread::sleep(GATHERING);
+            }
         }
     }
 

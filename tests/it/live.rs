@@ -11,6 +11,7 @@ mod limits;
 mod raw;
 mod recovery;
 mod topics;
+mod upgrade;
 mod wire;
 
 use serde_json::{Value, json};

@@ -5,10 +5,12 @@ use std::net::SocketAddr;
 use axum::{
     Extension,
     extract::rejection::StringRejection,
-    routing::{get, post},
+    http::header::CONNECTION,
+    response::IntoResponse,
+    routing::{any, get, post},
 };
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpStream, UnixStream},
 };
 
@@ -47,12 +49,44 @@ async fn start_at(addresses: &[ListenAddress], settings: ListenerSettings) -> Ru
     let told = |PeerAddr(peer): PeerAddr| peer.map_or_else(|| "nobody".to_owned(), |peer| peer.to_string());
     let app = Router::new()
         .route("/peer", get(async move |Extension(peer): Extension<PeerAddr>| format!("peer {} end", told(peer))))
+        .route("/echo", any(async move |Extension(peer): Extension<PeerAddr>, switch: Option<Extension<Switch>>| echo(&told(peer), switch)))
         .route("/never", get(async || Body::from_stream(futures_util::stream::pending::<io::Result<Bytes>>())))
         .route("/body", post(async |body: Result<String, StringRejection>| body.map_err(|rejected| why(&rejected))));
     let counters = settings.counters.clone();
     let (shutdown, tracker) = (CancellationToken::new(), TaskTracker::new());
     tracker.spawn(serve(endpoints, app, settings, shutdown.clone(), tracker.clone()));
     Running { addr, counters, shutdown, tracker }
+}
+
+/// Switches to a protocol that greets whose connection it is, then says what it hears.
+fn echo(peer: &str, switch: Option<Extension<Switch>>) -> axum::response::Response {
+    let Some(Extension(switch)) = switch else { return StatusCode::UPGRADE_REQUIRED.into_response() };
+    let greeting = format!("hello {peer}: ");
+    switch.to(Box::new(|mut wire, read| {
+        Box::pin(async move {
+            wire.write_all(greeting.as_bytes()).await.unwrap();
+            wire.write_all(&read).await.unwrap();
+            let (mut heard, mut said) = tokio::io::split(wire);
+            // Some clients do not say goodbye.
+            let _ = tokio::io::copy(&mut heard, &mut said).await;
+        })
+    }));
+    (StatusCode::SWITCHING_PROTOCOLS, [(CONNECTION, "upgrade"), (UPGRADE, "websocket")]).into_response()
+}
+
+const ASKING: &str = "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n";
+const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+
+/// The head of a request for an upgrade, with these header lines beside.
+fn asking(lines: &str) -> String {
+    format!("GET /echo HTTP/1.1\r\nHost: test\r\n{ASKING}{lines}\r\n")
+}
+
+/// That what comes next is `expected`.
+async fn comes(stream: &mut (impl AsyncRead + Unpin), expected: &str) {
+    let mut come = vec![0; expected.len()];
+    let whole = timeout(PATIENT, stream.read_exact(&mut come)).await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&come), expected, "{whole:?}");
 }
 
 fn why(rejected: &StringRejection) -> String {
@@ -235,4 +269,185 @@ async fn who_is_no_trusted_proxy_gets_nowhere_where_proxies_are_expected() {
     slow.write_all(b"PROXY TCP4 192.0.2.1 ").await.unwrap();
     closed(&mut slow).await;
     counted(&running.counters.proxy_refused, 3).await;
+}
+
+#[tokio::test]
+async fn a_first_request_that_asks_for_it_switches_protocols() {
+    let running = start(settings(PATIENT)).await;
+    let greeted = format!("{SWITCHED}hello 127.0.0.1: ");
+    // The answer and the first words are one write.
+    let mut stream = running.connect().await;
+    stream.write_all(asking("").as_bytes()).await.unwrap();
+    let mut come = [0; 1024];
+    let length = stream.read(&mut come).await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&come[..length]), greeted);
+    stream.write_all(b"one").await.unwrap();
+    comes(&mut stream, "one").await;
+    // What came with the head is heard, all of it and once.
+    let mut stream = running.connect().await;
+    stream.write_all(format!("{}one", asking("Host: other\r\n")).as_bytes()).await.unwrap();
+    comes(&mut stream, &format!("{greeted}one")).await;
+    stream.write_all(b"two").await.unwrap();
+    comes(&mut stream, "two").await;
+    // However the head comes.
+    let mut stream = running.connect().await;
+    stream.set_nodelay(true).unwrap();
+    for byte in asking("").as_bytes() {
+        stream.write_all(&[*byte]).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    comes(&mut stream, &greeted).await;
+    assert_eq!(running.counters.header_timeouts.load(Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_later_request_switches_protocols_too() {
+    let running = start(settings(PATIENT)).await;
+    for read_with_it in ["", "one"] {
+        let mut stream = running.connect().await;
+        peer(&mut stream, "").await;
+        let answer = ask(&mut stream, "/echo", ASKING, &["hello 127.0.0.1: "]).await;
+        assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+        stream.write_all(format!("{read_with_it}two").as_bytes()).await.unwrap();
+        comes(&mut stream, &format!("{read_with_it}two")).await;
+    }
+    // Both requests and the first words at once, more than hyper reads in one go.
+    let mut stream = running.connect().await;
+    let plain = format!("GET /peer HTTP/1.1\r\nHost: test\r\nX-Long: {}\r\n\r\n", "x".repeat(16 * 1024));
+    let words = "y".repeat(100_000);
+    let (mut reading, mut writing) = stream.split();
+    let sent = format!("{plain}{}{words}", asking(""));
+    let sending = async move { writing.write_all(sent.as_bytes()).await.unwrap() };
+    let receiving = async {
+        let mut come = Vec::new();
+        while !come.ends_with(words.as_bytes()) {
+            assert_ne!(timeout(PATIENT, reading.read_buf(&mut come)).await.unwrap().unwrap(), 0);
+        }
+        String::from_utf8(come).unwrap()
+    };
+    let ((), come) = tokio::join!(sending, receiving);
+    assert!(come.contains("peer 127.0.0.1 end") && come.ends_with(&format!("hello 127.0.0.1: {words}")));
+}
+
+#[tokio::test]
+async fn who_is_refused_another_protocol_goes_on_with_this_one() {
+    let running = start(settings(PATIENT)).await;
+    let mut stream = running.connect().await;
+    let elsewhere = asking("").replace("/echo", "/elsewhere");
+    stream.write_all(format!("{elsewhere}{elsewhere}").as_bytes()).await.unwrap();
+    for _ in 0..2 {
+        comes(&mut stream, "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\ndate: ").await;
+        let mut rest = Vec::new();
+        while !rest.ends_with(b"\r\n\r\n") {
+            rest.push(stream.read_u8().await.unwrap());
+        }
+    }
+    assert_eq!(peer(&mut stream, "").await, "127.0.0.1");
+    // Asked for in a way that is hyper's to read: with a body, with another method, for another protocol.
+    for (method, lines) in [("GET", "Content-Length: 0\r\n"), ("POST", "")] {
+        let mut stream = running.connect().await;
+        stream.write_all(asking(lines).replace("GET", method).as_bytes()).await.unwrap();
+        comes(&mut stream, "HTTP/1.1 101 ").await;
+    }
+    let mut stream = running.connect().await;
+    assert!(ask(&mut stream, "/echo", "", &["\r\n\r\n"]).await.starts_with("HTTP/1.1 426 "));
+}
+
+#[tokio::test]
+async fn a_head_has_an_end() {
+    let running = start(settings(PATIENT)).await;
+    let mut stream = running.connect().await;
+    let endless = format!("GET /echo HTTP/1.1\r\n{ASKING}X-Long: {}", "x".repeat(CONNECTION_BUFFER_LIMIT));
+    // It may be closed before all of it is taken.
+    let _ = stream.write_all(endless.as_bytes()).await;
+    comes(&mut stream, "HTTP/1.1 431 ").await;
+    let mut stream = running.connect().await;
+    stream.write_all(b"GET /echo HTTP/1.1\r\nno colon\r\n\r\n").await.unwrap();
+    comes(&mut stream, "HTTP/1.1 400 ").await;
+    // One that begins to ask, and ends.
+    let mut stream = running.connect().await;
+    stream.write_all(&asking("").as_bytes()[..40]).await.unwrap();
+    stream.shutdown().await.unwrap();
+    closed(&mut stream).await;
+}
+
+#[tokio::test]
+async fn whoever_asks_too_slowly_is_closed_and_whoever_has_switched_may_be_silent() {
+    let running = start(settings(Duration::from_millis(200))).await;
+    let mut switched = running.connect().await;
+    switched.write_all(asking("").as_bytes()).await.unwrap();
+    comes(&mut switched, SWITCHED).await;
+    let mut slow = running.connect().await;
+    slow.write_all(&asking("").as_bytes()[..40]).await.unwrap();
+    closed(&mut slow).await;
+    counted(&running.counters.header_timeouts, 1).await;
+    comes(&mut switched, "hello 127.0.0.1: ").await;
+    switched.write_all(b"still here").await.unwrap();
+    comes(&mut switched, "still here").await;
+}
+
+#[tokio::test]
+async fn places_are_held_until_what_was_switched_to_ends() {
+    let running = start(ListenerSettings { max_connections_per_address: 1, ..trusting(&["127.0.0.1"], false) }).await;
+    let first = "X-Forwarded-For: 192.0.2.1\r\n";
+    let greeted = format!("{SWITCHED}hello 192.0.2.1: ");
+    let mut held = running.connect().await;
+    held.write_all(asking(first).as_bytes()).await.unwrap();
+    comes(&mut held, &greeted).await;
+    let mut other = running.connect().await;
+    other.write_all(asking(first).as_bytes()).await.unwrap();
+    comes(&mut other, "HTTP/1.1 429 Too Many Requests\r\n").await;
+    assert_eq!(running.counters.over_address_limit.load(Relaxed), 1);
+    drop(held);
+    let again = async {
+        loop {
+            let mut stream = running.connect().await;
+            stream.write_all(asking(first).as_bytes()).await.unwrap();
+            let mut start = [0; 12];
+            stream.read_exact(&mut start).await.unwrap();
+            if start.ends_with(b"101") {
+                return;
+            }
+        }
+    };
+    timeout(PATIENT, again).await.unwrap();
+
+    let running = start(ListenerSettings { max_connections: 1, ..settings(PATIENT) }).await;
+    let mut held = running.connect().await;
+    held.write_all(asking("").as_bytes()).await.unwrap();
+    comes(&mut held, SWITCHED).await;
+    closed(&mut running.connect().await).await;
+    assert_eq!(running.counters.over_limit.load(Relaxed), 1);
+}
+
+#[tokio::test]
+async fn over_unix_sockets_and_behind_the_proxy_protocol_it_is_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("public.sock");
+    let running = start_at(&["127.0.0.1:0".parse().unwrap(), ListenAddress::Unix(file.clone())], settings(PATIENT)).await;
+    let mut unix = UnixStream::connect(&file).await.unwrap();
+    unix.write_all(format!("{}one", asking("")).as_bytes()).await.unwrap();
+    comes(&mut unix, &format!("{SWITCHED}hello nobody: one")).await;
+    drop(running);
+    let running = start(trusting(&["127.0.0.1"], true)).await;
+    let mut stream = running.connect().await;
+    let header = "PROXY TCP4 192.0.2.1 127.0.0.1 4096 8000\r\n";
+    stream.write_all(format!("{header}{}one", asking("")).as_bytes()).await.unwrap();
+    comes(&mut stream, &format!("{SWITCHED}hello 192.0.2.1: one")).await;
+}
+
+#[tokio::test]
+async fn a_shutdown_does_not_wait_for_heads() {
+    let running = start(settings(PATIENT)).await;
+    let mut silent = running.connect().await;
+    let mut switched = running.connect().await;
+    switched.write_all(asking("").as_bytes()).await.unwrap();
+    comes(&mut switched, SWITCHED).await;
+    running.shutdown.cancel();
+    running.tracker.close();
+    closed(&mut silent).await;
+    // What was switched to ends when it likes.
+    comes(&mut switched, "hello 127.0.0.1: ").await;
+    switched.shutdown().await.unwrap();
+    running.tracker.wait().await;
 }

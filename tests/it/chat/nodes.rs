@@ -10,7 +10,8 @@ use tarishi::{
     config::{self, Sources},
     model::ConversationId,
     socket::{
-        AuthSettings, Authenticator, Gate, JwtKeySettings, JwtSettings, JwtVerifier, OriginPolicy, Revocations, SessionSettings, Sessions,
+        AuthSettings, Authenticator, Endpoint, Gate, JwtKeySettings, JwtSettings, JwtVerifier, ListenerSettings, OriginPolicy, Revocations,
+        SessionSettings, Sessions, serve,
     },
     store::{NewConversation, NewParticipant, ParticipantChange, Store},
 };
@@ -19,7 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     bus::node::{Fixture, Node},
     live::Client,
-    support::{Redis, SECRET, token},
+    support::{PATIENCE, Redis, SECRET, token},
 };
 
 /// A node with a chat and a listener.
@@ -43,10 +44,11 @@ impl ChatNode {
         let gate = Gate::new(authenticator.clone(), OriginPolicy::new(&[], None), node.bus.hub().clone(), sessions(&stop));
         let (chat, beside) = chat::open(store, node.bus.clone(), gate, authenticator, config).unwrap();
         tokio::spawn(beside.run(stop.clone()));
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let endpoint = Endpoint::bind(&"127.0.0.1:0".parse().unwrap(), 0).await.unwrap();
+        let address = endpoint.address().unwrap().tcp().unwrap();
         let router = chat::router(chat.clone(), OriginPolicy::default());
-        tokio::spawn(async move { axum::serve(listener, router).await });
+        let settings = ListenerSettings::direct(PATIENCE, PATIENCE, 100, Arc::default());
+        tokio::spawn(serve(vec![endpoint], router, settings, stop.clone(), TaskTracker::new()));
         Self { node, chat, address, stop }
     }
 

@@ -50,6 +50,15 @@ pub fn head(first: u8, length: usize) -> Vec<u8> {
     bytes
 }
 
+/// What asks for a socket of `user`'s that knows our frames.
+pub fn request(user: &str) -> String {
+    format!(
+        "GET /ws/notifications/?v=1&token={} HTTP/1.1\r\nHost: test\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        token(user)
+    )
+}
+
 /// A frame of the server's.
 #[derive(Debug)]
 pub struct Received {
@@ -77,12 +86,12 @@ impl Raw {
 
     async fn upgrade(mut stream: TcpStream, user: &str) -> Self {
         stream.set_nodelay(true).unwrap();
-        let request = format!(
-            "GET /ws/notifications/?v=1&token={} HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-            token(user)
-        );
-        stream.write_all(request.as_bytes()).await.unwrap();
+        stream.write_all(request(user).as_bytes()).await.unwrap();
+        Self::answered(stream).await
+    }
+
+    /// Once the request is sent.
+    pub async fn answered(mut stream: TcpStream) -> Self {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             head.push(stream.read_u8().await.unwrap());
