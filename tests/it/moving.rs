@@ -4,21 +4,7 @@ use std::{collections::BTreeMap, fs};
 
 use crate::support::{Setup, docs, python};
 
-/// What the page's code counts on: the package `requests`, as far as it is used, and what is at hand in a Django view.
-const REQUESTS: &str = r#"
-import json as encoder
-import urllib.request
-
-class Answer:
-    def raise_for_status(self):
-        pass  # urllib has raised already
-
-def post(url, json, timeout):
-    request = urllib.request.Request(url, encoder.dumps(json).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=timeout) as answer:
-        assert answer.status == 202, answer.status
-    return Answer()
-"#;
+/// What is at hand in a Django view.
 const BEFORE: &str = r#"
 import requests
 from types import SimpleNamespace
@@ -42,15 +28,13 @@ async fn the_call_that_replaces_the_service_is_taken_and_repeated_for_nothing() 
     let mut setup = Setup::new();
     let daemon = setup.start().await;
     let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("requests.py"), REQUESTS).unwrap();
     let shown = snippet();
     let address = "http://127.0.0.1:8001";
     assert!(shown.contains(address), "{shown}");
     let call = shown.replace(address, &format!("http://{}", daemon.admin));
     let script = folder.path().join("view.py");
     fs::write(&script, format!("{BEFORE}{call}{call}")).unwrap();
-    let env = BTreeMap::from([("PYTHONPATH".to_owned(), folder.path().display().to_string())]);
-    let process = python(&[script.display().to_string()], &env);
+    let process = python(&[script.display().to_string()], &BTreeMap::new());
     assert_eq!(process.end().await.code, Some(0), "{:?}", process.lines());
     let job = daemon.finished("message-7").await;
     let mut sent: Vec<&str> = job["deliveries"].as_array().unwrap().iter().map(|each| each["channel"].as_str().unwrap()).collect();
