@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use memchr::{memchr, memchr2_iter, memchr3};
+use memchr::{memchr, memchr2_iter};
 
 /// `text` with everything that means something in HTML, inside and outside of attributes, made to stand for itself.
 pub(super) fn escape(text: &str) -> String {
@@ -90,73 +90,92 @@ struct Tag<'a> {
     /// In lower case.
     name: Cow<'a, str>,
     closes: bool,
-    attributes: &'a str,
+    attributes: Attributes<'a>,
     /// In bytes, brackets and all.
     length: usize,
 }
 
+/// The attributes that say something about the text, as they are written.
+#[derive(Default)]
+struct Attributes<'a> {
+    alt: Option<&'a str>,
+    hidden: bool,
+    href: Option<&'a str>,
+    style: Option<&'a str>,
+}
+
 impl<'a> Tag<'a> {
-    /// The tag that `html` starts with, if it is one.
+    /// The tag that `html` starts with, if it is one. Nothing is looked at twice: mails are long, and most of them is `style`.
     fn read(html: &'a str) -> Option<Self> {
-        let inside = html.strip_prefix('<')?;
-        let closes = inside.starts_with('/');
-        let named = inside.trim_start_matches(['/', '!']);
-        if !named.starts_with(|first: char| first.is_ascii_alphabetic()) {
+        let bytes = html.as_bytes();
+        let closes = bytes.get(1) == Some(&b'/');
+        let start = skip(bytes, 1, |byte| matches!(byte, b'/' | b'!'))?;
+        if !bytes[start].is_ascii_alphabetic() {
             return None;
         }
-        let mut end = 0;
+        let mut at = skip(bytes, start, |byte| !matches!(byte, b'/' | b'>') && !byte.is_ascii_whitespace())?;
+        let name = &html[start..at];
+        let mut attributes = Attributes::default();
         loop {
-            end += memchr3(b'>', b'"', b'\'', &named.as_bytes()[end..])?;
-            match named.as_bytes()[end] {
-                b'>' => break,
-                quote => end += memchr(quote, &named.as_bytes()[end + 1..])? + 2,
+            at = skip(bytes, at, |byte| byte == b'/' || byte.is_ascii_whitespace())?;
+            if bytes[at] == b'>' {
+                break;
             }
+            let start = at;
+            // One that starts with `=` has it in its name.
+            at = skip(bytes, at + 1, |byte| !matches!(byte, b'/' | b'>' | b'=') && !byte.is_ascii_whitespace())?;
+            let name = start..at;
+            let mut value = at..at;
+            at = skip(bytes, at, |byte| byte.is_ascii_whitespace())?;
+            if bytes[at] == b'=' {
+                at = skip(bytes, at + 1, |byte| byte.is_ascii_whitespace())?;
+                (value, at) = match bytes[at] {
+                    quote @ (b'"' | b'\'') => {
+                        let start = at + 1;
+                        let end = start + memchr(quote, &bytes[start..])?;
+                        (start..end, end + 1)
+                    }
+                    _ => {
+                        let end = skip(bytes, at, |byte| byte != b'>' && !byte.is_ascii_whitespace())?;
+                        (at..end, end)
+                    }
+                };
+            }
+            attributes.take(&bytes[name], &html[value]);
         }
-        let tag = &named[..end];
-        let (name, attributes) = tag.split_at(tag.bytes().position(|byte| byte.is_ascii_whitespace() || byte == b'/').unwrap_or(tag.len()));
         let is_lower = !name.bytes().any(|byte| byte.is_ascii_uppercase());
         let name = if is_lower { Cow::Borrowed(name) } else { name.to_ascii_lowercase().into() };
-        Some(Self { name, closes, attributes, length: html.len() - named.len() + end + 1 })
+        Some(Self { name, closes, attributes, length: at + 1 })
     }
 
     fn is_hidden(&self) -> bool {
-        const VOID: [&str; 6] = ["br", "hr", "img", "input", "link", "meta"];
-        if self.closes || VOID.contains(&&*self.name) {
+        if self.closes || matches!(&*self.name, "br" | "hr" | "img" | "input" | "link" | "meta") {
             return false;
         }
-        matches!(&*self.name, "head" | "style" | "script" | "title" | "template")
-            || self
-                .attributes()
-                .any(|(name, value)| name.eq_ignore_ascii_case("hidden") || (name.eq_ignore_ascii_case("style") && hides(&decode(value))))
+        self.attributes.hidden
+            || self.attributes.style.is_some_and(|style| hides(&decode(style)))
+            || matches!(&*self.name, "head" | "style" | "script" | "title" | "template")
     }
+}
 
-    fn attribute(&self, wanted: &str) -> Option<Cow<'a, str>> {
-        self.attributes().find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| decode(value))
+impl<'a> Attributes<'a> {
+    /// Of two with one name, the first counts.
+    fn take(&mut self, name: &[u8], value: &'a str) {
+        let place = match name.len() {
+            3 if name.eq_ignore_ascii_case(b"alt") => &mut self.alt,
+            4 if name.eq_ignore_ascii_case(b"href") => &mut self.href,
+            5 if name.eq_ignore_ascii_case(b"style") => &mut self.style,
+            6 => return self.hidden |= name.eq_ignore_ascii_case(b"hidden"),
+            _ => return,
+        };
+        place.get_or_insert(value);
     }
+}
 
-    /// Names and values as they are written.
-    fn attributes(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
-        let mut rest = self.attributes;
-        std::iter::from_fn(move || {
-            let start = rest.bytes().position(|byte| !byte.is_ascii_whitespace() && byte != b'/')?;
-            rest = &rest[start..];
-            let end = rest.bytes().position(|byte| byte.is_ascii_whitespace() || matches!(byte, b'=' | b'/')).unwrap_or(rest.len());
-            let name = &rest[..end];
-            rest = rest[end..].trim_ascii_start();
-            let mut value = "";
-            if let Some(after) = rest.strip_prefix('=') {
-                let after = after.trim_ascii_start();
-                (value, rest) = match after.as_bytes().first() {
-                    Some(quote @ (b'"' | b'\'')) => match memchr(*quote, &after.as_bytes()[1..]) {
-                        Some(end) => (&after[1..=end], &after[end + 2..]),
-                        None => (&after[1..], ""),
-                    },
-                    _ => after.split_at(after.find(|at: char| at.is_ascii_whitespace()).unwrap_or(after.len())),
-                };
-            }
-            Some((name, value))
-        })
-    }
+/// Where, from `start` on, the first byte is that is not to be passed over.
+fn skip(bytes: &[u8], start: usize, passes: impl Fn(u8) -> bool) -> Option<usize> {
+    let from = bytes.get(start..)?;
+    from.iter().position(|byte| !passes(*byte)).map(|skipped| start + skipped)
 }
 
 /// Whether the declarations of a `style` take the element away.
@@ -221,9 +240,9 @@ impl<'a> Text<'a> {
                 self.breaks = self.breaks.max(1);
             }
             "td" | "th" => self.space = true,
-            "img" => self.words(&escape(&tag.attribute("alt").unwrap_or_default())),
+            "img" => self.words(tag.attributes.alt.unwrap_or_default()),
             "a" if tag.closes => self.close_link(),
-            "a" => self.links.push((tag.attribute("href"), self.written.len())),
+            "a" => self.links.push((tag.attributes.href.map(decode), self.written.len())),
             _ => {}
         }
     }
@@ -231,7 +250,6 @@ impl<'a> Text<'a> {
     fn close_link(&mut self) {
         let Some((Some(address), start)) = self.links.pop() else { return };
         let label = self.written[start..].trim();
-        let bare = |text: &str| text.trim_start_matches("mailto:").trim_start_matches("tel:").trim_end_matches('/').to_owned();
         let leads_out = ["https:", "http:", "mailto:", "tel:"].iter().any(|scheme| address.starts_with(scheme));
         if leads_out && !label.is_empty() && bare(label) != bare(&address) {
             self.written.push_str(" <");
@@ -239,6 +257,12 @@ impl<'a> Text<'a> {
             self.written.push('>');
         }
     }
+}
+
+/// An address as people write it.
+fn bare(address: &str) -> &str {
+    let address = ["mailto:", "tel:"].iter().find_map(|scheme| address.strip_prefix(scheme)).unwrap_or(address);
+    address.trim_end_matches('/')
 }
 
 /// Longest character reference looked for, in bytes.
@@ -353,6 +377,8 @@ mod tests {
         check("</p></p>a</a></b>", "a");
         check("&#x0;&#xffffffff;&", "&#x0;&#xffffffff;&");
         check("<é>", "<é>");
+        check(r#"a<b =x y= >b<p/ style=display:none>c</p>d<br"#, "abd<br");
+        check(r#"<img alt=two alt="one" src="a>b">"#, "two");
     }
 
     #[test]
