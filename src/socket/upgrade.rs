@@ -2,7 +2,7 @@
 //!
 //! Reads headers and builds responses; who the caller is and whether there is room for them is `gate`'s.
 
-use std::collections::HashSet;
+use std::{borrow::Cow, collections::HashSet};
 
 use axum::{
     body::Body,
@@ -14,6 +14,8 @@ use axum::{
     response::Response,
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use memchr::memchr2;
+use percent_encoding::percent_decode_str;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::{error_response, listener::Switch, wire::Wire};
@@ -137,14 +139,19 @@ pub fn query_value(uri: &Uri, name: &str) -> Option<String> {
     query_values(uri, name).next()
 }
 
-/// Every value of `name` in the query. Others, a token among them, are not decoded.
+/// Every value of `name` in the query.
 pub fn query_values<'q>(uri: &'q Uri, name: &'q str) -> impl Iterator<Item = String> + use<'q> {
-    let decode = |text: &'q str| form_urlencoded::parse(text.as_bytes()).next();
-    let pairs = uri.query().unwrap_or_default().split('&');
-    pairs.filter_map(move |pair| {
-        let (key, _) = decode(pair.split_once('=').map_or(pair, |(key, _)| key))?;
-        if key == name { decode(pair).map(|(_, value)| value.into_owned()) } else { None }
-    })
+    let pairs = uri.query().unwrap_or_default().split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    pairs.filter(move |(key, _)| decoded(key) == name).map(|(_, value)| decoded(value).into_owned())
+}
+
+/// A key or value of a query (WHATWG URL, `application/x-www-form-urlencoded`). Few are encoded, and sockets bring long ones.
+fn decoded(text: &str) -> Cow<'_, str> {
+    if memchr2(b'%', b'+', text.as_bytes()).is_none() {
+        return text.into();
+    }
+    let spaced = text.replace('+', " ");
+    percent_decode_str(&spaced).decode_utf8_lossy().into_owned().into()
 }
 
 /// Which web pages may open a socket. A request without `Origin` is no browser's and passes: without it a page elsewhere could use
@@ -223,6 +230,22 @@ mod tests {
         let bad_key = BadHandshake::Malformed("the Sec-WebSocket-Key header must be 16 bytes in base64");
         check_request("GET", &[("sec-websocket-key", "dGhlIHNhbXBsZQ==")], Err(bad_key));
         check_request("GET", &[("sec-websocket-key", "not base64")], Err(bad_key));
+    }
+
+    #[track_caller]
+    fn check_query(query: &str, name: &str, expected: &[&str]) {
+        let uri = format!("/ws?{query}").parse().unwrap();
+        assert_eq!(query_values(&uri, name).collect::<Vec<_>>(), expected, "{query}");
+    }
+
+    #[test]
+    fn queries_are_forms() {
+        check_query("v=1&token=a.b-c_d", "token", &["a.b-c_d"]);
+        check_query("topic=city.dar&v=1&topic=&topic", "topic", &["city.dar", "", ""]);
+        check_query("to%70ic=a%20b+c%2Bd%26e&&topic=x=y", "topic", &["a b c+d&e", "x=y"]);
+        check_query("topic=%ff%zz%", "topic", &["\u{fffd}%zz%"]);
+        check_query("top=1&topics=2&Topic=3", "topic", &[]);
+        check_query("", "topic", &[]);
     }
 
     #[track_caller]

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use aws_lc_rs::hmac;
 use jsonwebtoken::{
     DecodingKey,
     jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse},
@@ -43,7 +44,15 @@ const FIRST_RETRY: Duration = Duration::from_secs(1);
 pub(super) struct Key {
     pub kid: Option<String>,
     pub algorithm: Algorithm,
-    pub decoding: DecodingKey,
+    pub material: Material,
+}
+
+/// What signatures are checked with.
+#[derive(Debug)]
+pub(super) enum Material {
+    /// Made ready once: for a short token that is half of the work.
+    Secret(hmac::Key),
+    Public(DecodingKey),
 }
 
 /// The keys of one set, as it was fetched last.
@@ -257,7 +266,7 @@ fn read_key(key: &Value, algorithms: &[Algorithm]) -> Option<Key> {
     if !is_for_signatures || !is_for_it || !algorithms.contains(&algorithm) {
         return None;
     }
-    Some(Key { kid: common.key_id.clone(), algorithm, decoding: DecodingKey::from_jwk(&jwk).ok()? })
+    Some(Key { kid: common.key_id.clone(), algorithm, material: Material::Public(DecodingKey::from_jwk(&jwk).ok()?) })
 }
 
 #[cfg(test)]

@@ -88,13 +88,7 @@ impl Endpoint {
 
     pub(super) async fn accept(&self) -> io::Result<Accepted> {
         match self {
-            Self::Tcp(listener) => {
-                let (stream, peer) = listener.accept().await?;
-                // Without it small frames wait for the peer's delayed ACK (SOCKETS.md, section 3). It fails only on a socket that is reset
-                // already, of which its connection will hear.
-                let _ = stream.set_nodelay(true);
-                Ok(Accepted::Tcp(stream, peer))
-            }
+            Self::Tcp(listener) => listener.accept().await.map(|(stream, peer)| Accepted::Tcp(stream, peer)),
             Self::Unix(listener, _) => listener.accept().await.map(|(stream, _)| Accepted::Unix(stream)),
         }
     }
@@ -104,6 +98,8 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // Connections of the daemon before us may still be winding down.
     socket.set_reuseaddr(true)?;
+    // Without it small frames wait for the peer's delayed ACK (SOCKETS.md, section 3). What is accepted has it from here.
+    socket.set_nodelay(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }

@@ -10,6 +10,7 @@ use axum::http::{
     header::{CONTENT_LENGTH, TRANSFER_ENCODING},
 };
 use bytes::{BufMut as _, Bytes, BytesMut};
+use memchr::memchr_iter;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use super::super::upgrade;
@@ -35,7 +36,7 @@ pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin), bytes: &mut Byte
 /// head that comes byte by byte costs no more than another.
 fn ends_after(bytes: &[u8], searched: usize) -> bool {
     let from = searched.saturating_sub(2);
-    let mut feeds = bytes[from..].iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| &bytes[from + at + 1..]);
+    let mut feeds = memchr_iter(b'\n', &bytes[from..]).map(|at| &bytes[from + at + 1..]);
     feeds.any(|rest| rest.starts_with(b"\n") || rest.starts_with(b"\r\n"))
 }
 
