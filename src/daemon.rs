@@ -41,7 +41,7 @@ use crate::{
     feed::EventFeed,
     intake::{amqp::AmqpIntake, http::HttpIntake, problem_details::ProblemDetails, refusals},
     lane::{Carried, Carrier, Lane},
-    model::{Channel, PerChannel, Problem, Timestamp},
+    model::{Channel, PerChannel, Problem, Revocation, Timestamp},
     socket::{self, Authenticator, Bus, Endpoint, ListenerCounters, ListenerSettings, Tls},
     store::{EventSettings, Store, StoreSettings, SuppressionExpiry},
     template::{Limits, LocaleDefaults, Shelf, Templates},
@@ -153,8 +153,7 @@ pub async fn run(
     let store = tokio::task::spawn_blocking(move || Store::open(settings)).await??;
     let Options { mode, version, .. } = options;
     let revocations = store.revocations_in_force().await.context("reading the revocations")?;
-    let authenticator = Arc::new(authentication::authenticator(&config, &store, revocations)?);
-    let daemon = Daemon::build(config, options, templates, store, authenticator, ready.clone(), started)?;
+    let daemon = Daemon::build(config, options, templates, store, revocations, ready.clone(), started)?;
     emit(&Event::DaemonStarted {
         version,
         mode: mode.as_str(),
@@ -220,12 +219,13 @@ impl Daemon {
         options: Options,
         templates: Arc<Shelf>,
         store: Store,
-        authenticator: Arc<Authenticator>,
+        revocations: Vec<Revocation>,
         addresses: Ready,
         started: Instant,
     ) -> anyhow::Result<Self> {
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
         let sockets = Sockets::new(&config);
+        let authenticator = Arc::new(authentication::authenticator(&config, &store, sockets.bus.clone(), revocations)?);
         let chat = sockets.open_chat(&config, &store, &authenticator)?;
         let outbox = Arc::new(providers::outbox(&config)?);
         let links = Arc::new(UnsubscribeLinks::new(&config.public.base_url, store.unsubscribe_key()));

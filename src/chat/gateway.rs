@@ -33,7 +33,7 @@ async fn connect(State(chat): State<Arc<Chat>>, id: Path<String>, request: Reque
         Err(problem) => return chat.gate.refuse_position(&mut parts, &problem),
     };
     let now = Timestamp::now();
-    let caller = match chat.gate.answer(&mut parts, since.is_some(), now) {
+    let caller = match chat.gate.answer(&mut parts, since.is_some(), now).await {
         Ok(caller) => caller,
         Err(refusal) => return refusal,
     };

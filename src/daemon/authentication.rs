@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use crate::{
     config::{AuthConfig, Config, JwtKey, PublicConfig},
     model::Revocation,
-    socket::{AuthSettings, Authenticator, JwtKeySettings, JwtSettings, JwtVerifier, OriginPolicy, Revocations},
+    socket::{AuthSettings, Authenticator, Bus, JwtKeySettings, JwtSettings, JwtVerifier, OriginPolicy, Revocations},
     store::Store,
 };
 
@@ -18,7 +18,7 @@ pub(super) fn origins(public: &PublicConfig) -> OriginPolicy {
 
 /// # Errors
 /// A key that cannot be used.
-pub(super) fn authenticator(config: &Config, store: &Store, revocations: Vec<Revocation>) -> anyhow::Result<Authenticator> {
+pub(super) fn authenticator(config: &Config, store: &Store, bus: Bus, revocations: Vec<Revocation>) -> anyhow::Result<Authenticator> {
     let AuthConfig { jwt, ticket_lifetime, revocation_retention } = &config.auth;
     let key = |key: &JwtKey| JwtKeySettings { kid: key.kid.clone(), algorithms: key.algorithm.0.clone(), source: key.source.clone() };
     let settings = JwtSettings {
@@ -37,5 +37,5 @@ pub(super) fn authenticator(config: &Config, store: &Store, revocations: Vec<Rev
         ticket_lifetime: *ticket_lifetime,
         ticket_key: store.ticket_key().clone(),
     };
-    Ok(Authenticator::new(verifier, settings))
+    Ok(Authenticator::new(verifier, settings, bus))
 }

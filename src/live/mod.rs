@@ -101,7 +101,7 @@ async fn connect(State(live): State<Arc<Live>>, request: Request) -> Response {
         Ok(position) => position,
         Err(problem) => return live.gate.refuse_position(&mut parts, &problem),
     };
-    match live.gate.admit(&mut parts, position.is_given(), Timestamp::now()) {
+    match live.gate.admit(&mut parts, position.is_given(), Timestamp::now()).await {
         Ok(admission) => start(&live, admission, position),
         Err(refusal) => refusal,
     }
@@ -114,7 +114,7 @@ async fn events(State(live): State<Arc<Live>>, request: Request) -> Response {
         Ok(asked) => last_event(&parts.headers, &parts.uri).map_or_else(|| asked.clone(), |last| last.with_topics_of(asked.clone())),
         Err(problem) => return respond::error(StatusCode::BAD_REQUEST, "invalid", &problem),
     };
-    match live.gate.admit_events(&mut parts, Timestamp::now()) {
+    match live.gate.admit_events(&mut parts, Timestamp::now()).await {
         Ok(admission) => start(&live, admission, position),
         Err(refusal) => refusal,
     }

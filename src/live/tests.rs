@@ -76,7 +76,6 @@ impl Server {
             ticket_lifetime: HANG,
             ticket_key: fernet::Fernet::generate_key().into(),
         };
-        let authenticator = Arc::new(Authenticator::new(verifier, auth));
         let hub = Hub::new(HubLimits {
             connections: 10,
             connections_per_user: 3,
@@ -84,6 +83,8 @@ impl Server {
             send_queue_limit: 128 * 1024,
             send_queue_frames: 100,
         });
+        let bus = Bus::memory(hub.clone());
+        let authenticator = Arc::new(Authenticator::new(verifier, auth, bus.clone()));
         let (sender, delivered) = mpsc::channel(1000);
         let counters = Arc::new(SessionCounters::default());
         let (shutdown, tracker) = (CancellationToken::new(), TaskTracker::new());
@@ -91,7 +92,7 @@ impl Server {
         let folder = tempfile::tempdir().unwrap();
         let live = Live {
             store: store(folder.path()),
-            bus: Bus::memory(hub.clone()),
+            bus,
             gate: Gate::new(authenticator.clone(), origins.clone(), hub.clone(), sessions),
             authenticator,
             settings: LiveSettings { ping_interval: settings.ping_interval, replay_limit: 100, public_topics: Vec::new() },

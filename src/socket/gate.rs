@@ -116,8 +116,8 @@ impl Gate {
     /// # Errors
     /// The response to a caller that is not let in.
     #[expect(clippy::result_large_err, reason = "the response is handed on at once")]
-    pub fn admit(&self, parts: &mut Parts, asks_v1: bool, now: Timestamp) -> Result<Admission, Response> {
-        let caller = self.answer(parts, asks_v1, now)?;
+    pub async fn admit(&self, parts: &mut Parts, asks_v1: bool, now: Timestamp) -> Result<Admission, Response> {
+        let caller = self.answer(parts, asks_v1, now).await?;
         self.let_in(caller, Home::Inbox, now)
     }
 
@@ -126,11 +126,11 @@ impl Gate {
     /// # Errors
     /// The response to a caller with whom nothing is to be discussed.
     #[expect(clippy::result_large_err, reason = "the response is handed on at once")]
-    pub fn answer(&self, parts: &mut Parts, asks_v1: bool, now: Timestamp) -> Result<Caller, Response> {
+    pub async fn answer(&self, parts: &mut Parts, asks_v1: bool, now: Timestamp) -> Result<Caller, Response> {
         let mut handshake = Handshake::read(parts).map_err(|bad| self.refused(bad.response()))?;
         handshake.v1 |= asks_v1;
         self.check_way(parts)?;
-        match self.authenticator.identify_opening(parts, now) {
+        match self.authenticator.identify_opening(parts, now).await {
             Ok(identity) => Ok(Caller { identity, v1: handshake.v1, handshake }),
             Err(error) => Err(self.refused(self.told(Refused::Token(error), handshake))),
         }
@@ -179,14 +179,14 @@ impl Gate {
     /// # Errors
     /// The response to a caller that is not let in.
     #[expect(clippy::result_large_err, reason = "the response is handed on at once")]
-    pub fn admit_events(&self, parts: &mut Parts, now: Timestamp) -> Result<Admission, Response> {
+    pub async fn admit_events(&self, parts: &mut Parts, now: Timestamp) -> Result<Admission, Response> {
         if self.sessions.is_draining() && self.origins.allows(&parts.headers) {
             let mut response = events::come_back();
             readable_by(&mut response, parts.headers.get(ORIGIN).cloned());
             return Err(self.refused(response));
         }
         self.check_way(parts)?;
-        let identified = self.authenticator.identify_opening(parts, now).map_err(Refused::Token);
+        let identified = self.authenticator.identify_opening(parts, now).await.map_err(Refused::Token);
         let registered = identified.and_then(|identity| self.register(&identity, true, Home::Inbox, now).map(|it| (identity, it)));
         let (identity, registration) = registered.map_err(|refused| {
             // As routes for users answer it; a socket's 403 is what older clients know.

@@ -10,7 +10,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::{
     auth::{Socket, open, told},
-    support::{Api, Commands, Daemon, PATIENCE, SECRET, Setup, claims, problems, token, until},
+    support::{Api, Commands, Daemon, PATIENCE, Redis, SECRET, Setup, claims, problems, token, until},
 };
 
 /// A token of user 42 with these claims changed.
@@ -96,6 +96,33 @@ async fn a_ticket_opens_one_socket_for_as_long_as_its_token() {
     let daemon = setup.start().await;
     assert_eq!(open(&daemon, &format!("?ticket={before}"), &[]).await.map(drop), Err(403));
     assert!(!daemon.process.lines().iter().any(|line| line.contains(&before)), "a ticket in the log");
+}
+
+#[tokio::test]
+async fn over_redis_a_ticket_opens_once_whichever_process_made_or_saw_it() {
+    let redis = Redis::start().await;
+    let mut setup = Setup::new().with("bus.url", &redis.url()).with("auth.ticket_lifetime", "10m");
+    let daemon = setup.start().await;
+    let api = daemon.public_api();
+    let connected = async |daemon: &Daemon| {
+        until("Redis", async || daemon.api.get("/v1/status").await.expect(200)["bus"]["connected"].as_bool()?.then_some(())).await
+    };
+    connected(&daemon).await;
+    let (used, unused) = (ticket(&api, &token("42")).await, ticket(&api, &token("42")).await);
+    let opens = async |daemon: &Daemon, ticket: &str| is_open(&mut open(daemon, &format!("?ticket={ticket}"), &[]).await.unwrap()).await;
+    assert!(opens(&daemon, &used).await);
+    daemon.process.kill().await;
+    let daemon = setup.start().await;
+    connected(&daemon).await;
+    let refusal = async |ticket: &str| closed(&mut open(&daemon, &format!("?v=1&ticket={ticket}"), &[]).await.unwrap()).await;
+    assert_eq!(refusal(&used).await, (4401, "ticket used before".to_owned()));
+    assert!(opens(&daemon, &unused).await);
+    assert_eq!(refusal(&unused).await, (4401, "ticket used before".to_owned()));
+    // While nobody can be asked, no ticket is good.
+    let late = ticket(&daemon.public_api(), &token("42")).await;
+    redis.pause();
+    assert_eq!(refusal(&late).await, (4401, "whether this ticket was used cannot be told now; try again soon, or with a token".to_owned()));
+    assert!(is_open(&mut opened(&daemon, &token("42")).await).await);
 }
 
 #[tokio::test]

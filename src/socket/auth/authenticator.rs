@@ -11,7 +11,7 @@ use axum::{
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{
-    super::{error_response, upgrade::OriginPolicy},
+    super::{bus::Bus, error_response, upgrade::OriginPolicy},
     AuthError, Identity, JwtVerifier, Revocations, bearer,
     ticket::Tickets,
 };
@@ -38,8 +38,9 @@ pub struct Authenticator {
 }
 
 impl Authenticator {
-    pub fn new(verifier: JwtVerifier, settings: AuthSettings) -> Self {
-        let tickets = Tickets::new(&settings.ticket_key, settings.ticket_lifetime);
+    /// `bus` remembers which tickets were used.
+    pub fn new(verifier: JwtVerifier, settings: AuthSettings, bus: Bus) -> Self {
+        let tickets = Tickets::new(&settings.ticket_key, settings.ticket_lifetime, bus);
         Self { verifier, cookie: settings.cookie, origins: settings.origins, tickets }
     }
 
@@ -54,9 +55,9 @@ impl Authenticator {
     }
 
     /// Whoever brings a ticket, which is used up by it, or else a token. For what stays open: sockets, server-sent events.
-    pub fn identify_opening(&self, parts: &Parts, now: Timestamp) -> Result<Identity, AuthError> {
+    pub async fn identify_opening(&self, parts: &Parts, now: Timestamp) -> Result<Identity, AuthError> {
         let Some(ticket) = bearer::ticket_from(parts) else { return self.identify(parts, now) };
-        let identity = self.tickets.as_ref().ok_or(AuthError::BadTicket)?.take(ticket.expose_secret(), now)?;
+        let identity = self.tickets.as_ref().ok_or(AuthError::BadTicket)?.take(ticket.expose_secret(), now).await?;
         if self.is_revoked(&identity, now) { Err(AuthError::Revoked) } else { Ok(identity) }
     }
 
@@ -133,7 +134,7 @@ mod tests {
     use super::*;
     use crate::{
         model::{Revocation, Revoked},
-        socket::{JwtKeySettings, JwtSettings, sign_development_token},
+        socket::{Hub, HubLimits, JwtKeySettings, JwtSettings, sign_development_token},
     };
 
     const SECRET: &str = "a secret of more than thirty-two bytes!";
@@ -150,6 +151,13 @@ mod tests {
                 ticket_lifetime: Duration::from_secs(30),
                 ticket_key: KEY.into(),
             },
+            Bus::memory(Hub::new(HubLimits {
+                connections: 1,
+                connections_per_user: 1,
+                topics_per_connection: 1,
+                send_queue_limit: 1024,
+                send_queue_frames: 1,
+            })),
         )
     }
 
@@ -206,8 +214,8 @@ mod tests {
         assert_eq!(answer(None, "GET", &[cookie]).await, missing);
     }
 
-    #[test]
-    fn a_ticket_opens_once_and_only_what_stays_open() {
+    #[tokio::test]
+    async fn a_ticket_opens_once_and_only_what_stays_open() {
         let authenticator = authenticator(None);
         let now = Timestamp::now();
         let identity = authenticator.identify(&parts(&format!("/?token={}", token())), now).unwrap();
@@ -215,23 +223,23 @@ mod tests {
         assert_eq!(lifetime, Duration::from_secs(30));
         let parts = parts(&format!("/?ticket={ticket}"));
         assert_eq!(authenticator.identify(&parts, now), Err(AuthError::Missing));
-        assert_eq!(authenticator.identify_opening(&parts, now), Ok(identity));
-        assert_eq!(authenticator.identify_opening(&parts, now), Err(AuthError::TicketUsed));
+        assert_eq!(authenticator.identify_opening(&parts, now).await, Ok(identity));
+        assert_eq!(authenticator.identify_opening(&parts, now).await, Err(AuthError::TicketUsed));
     }
 
-    #[test]
-    fn what_is_revoked_opens_nothing_by_token_or_ticket() {
+    #[tokio::test]
+    async fn what_is_revoked_opens_nothing_by_token_or_ticket() {
         let authenticator = authenticator(None);
         let now = Timestamp::now();
         let by_token = parts(&format!("/?token={}", token()));
-        let identity = authenticator.identify_opening(&by_token, now).unwrap();
+        let identity = authenticator.identify_opening(&by_token, now).await.unwrap();
         let (ticket, _) = authenticator.make_ticket(identity.clone(), now).unwrap();
         let what = Revoked::Jti(identity.jti.clone().unwrap());
         let revocation = Revocation { id: 1, what, reason: None, revoked_by: "loopback".to_owned(), revoked_at: now };
         authenticator.revocations().add(revocation.clone());
         assert!(authenticator.is_revoked(&identity, now));
         assert_eq!(authenticator.identify(&by_token, now), Err(AuthError::Revoked));
-        assert_eq!(authenticator.identify_opening(&parts(&format!("/?ticket={ticket}")), now), Err(AuthError::Revoked));
+        assert_eq!(authenticator.identify_opening(&parts(&format!("/?ticket={ticket}")), now).await, Err(AuthError::Revoked));
         authenticator.revocations().remove(&revocation);
         assert!(authenticator.identify(&by_token, now).is_ok());
     }

@@ -91,6 +91,8 @@ pub enum AuthError {
     TicketUsed,
     #[error("too many tickets at once; try again soon")]
     TooManyTickets,
+    #[error("whether this ticket was used cannot be told now; try again soon, or with a token")]
+    TicketUnknown,
     #[error("this origin is not allowed")]
     ForeignOrigin,
 }

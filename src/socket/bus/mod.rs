@@ -202,6 +202,11 @@ impl Bus {
         ControlReceiver(self.controls.0.subscribe())
     }
 
+    /// Whether it is more than this process that [`Self::use_once`] asks and remembers for.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.kind, Kind::Redis(_))
+    }
+
     /// Whether this is the first use of `key` within `ttl`, over all processes.
     ///
     /// # Errors

@@ -10,8 +10,8 @@ use tarishi::{
     config::{self, Sources},
     model::ConversationId,
     socket::{
-        AuthSettings, Authenticator, Endpoint, Gate, JwtKeySettings, JwtSettings, JwtVerifier, ListenerSettings, OriginPolicy, Revocations,
-        SessionSettings, Sessions, serve,
+        AuthSettings, Authenticator, Bus, Endpoint, Gate, JwtKeySettings, JwtSettings, JwtVerifier, ListenerSettings, OriginPolicy,
+        Revocations, SessionSettings, Sessions, serve,
     },
     store::{NewConversation, NewParticipant, ParticipantChange, Store},
 };
@@ -40,7 +40,7 @@ impl ChatNode {
         }
         let mut config = config::load(&Sources::default()).unwrap().chat;
         config.encryption_keys = vec![key.clone()];
-        let authenticator = authenticator(&store);
+        let authenticator = authenticator(&store, node.bus.clone());
         let gate = Gate::new(authenticator.clone(), OriginPolicy::new(&[], None), node.bus.hub().clone(), sessions(&stop));
         let (chat, beside) = chat::open(store, node.bus.clone(), gate, authenticator, config).unwrap();
         tokio::spawn(beside.run(stop.clone()));
@@ -71,13 +71,13 @@ impl Drop for ChatNode {
     }
 }
 
-fn authenticator(store: &Store) -> Arc<Authenticator> {
+fn authenticator(store: &Store, bus: Bus) -> Arc<Authenticator> {
     let hour = Duration::from_hours(1);
     let settings = JwtSettings::of(vec![JwtKeySettings::hs256(None, &SECRET.into())]);
     let verifier = JwtVerifier::new(&settings, Arc::new(Revocations::new(hour, Vec::new()))).unwrap();
     let origins = OriginPolicy::new(&[], None);
     let settings = AuthSettings { cookie: None, origins, ticket_lifetime: hour, ticket_key: store.ticket_key().clone() };
-    Arc::new(Authenticator::new(verifier, settings))
+    Arc::new(Authenticator::new(verifier, settings, bus))
 }
 
 fn sessions(stop: &CancellationToken) -> Sessions {

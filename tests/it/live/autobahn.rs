@@ -18,8 +18,8 @@ use serde_json::Value;
 use tarishi::{
     model::{Place, Stream, Timestamp},
     socket::{
-        AuthSettings, Authenticator, Endpoint, Frame, Gate, Hub, HubLimits, JwtKeySettings, JwtSettings, JwtVerifier, ListenerSettings,
-        OriginPolicy, Protocol, Reaction, Revocations, SessionCounters, SessionSettings, Sessions, Step, Work, serve,
+        AuthSettings, Authenticator, Bus, Endpoint, Frame, Gate, Hub, HubLimits, JwtKeySettings, JwtSettings, JwtVerifier,
+        ListenerSettings, OriginPolicy, Protocol, Reaction, Revocations, SessionCounters, SessionSettings, Sessions, Step, Work, serve,
     },
 };
 use tokio::{net::TcpListener, sync::mpsc};
@@ -94,11 +94,12 @@ async fn echo_server() -> SocketAddr {
         ticket_lifetime: Duration::ZERO,
         ticket_key: fernet::Fernet::generate_key().into(),
     };
-    let authenticator = Arc::new(Authenticator::new(verifier, settings));
-    let gate = Arc::new(Gate::new(authenticator, origins, Hub::new(limits), sessions));
+    let hub = Hub::new(limits);
+    let authenticator = Arc::new(Authenticator::new(verifier, settings, Bus::memory(hub.clone())));
+    let gate = Arc::new(Gate::new(authenticator, origins, hub, sessions));
     let connect = async move |request: Request| -> Response {
         let (mut parts, _) = request.into_parts();
-        match gate.admit(&mut parts, false, Timestamp::now()) {
+        match gate.admit(&mut parts, false, Timestamp::now()).await {
             Ok(admission) => admission.start(Echo, |_, _| String::new()),
             Err(refused) => refused,
         }
