@@ -14,7 +14,7 @@ use axum::{
     response::Response,
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use memchr::memchr2;
+use memchr::{memchr_iter, memchr2};
 use percent_encoding::percent_decode_str;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
@@ -141,7 +141,12 @@ pub fn query_value(uri: &Uri, name: &str) -> Option<String> {
 
 /// Every value of `name` in the query.
 pub fn query_values<'q>(uri: &'q Uri, name: &'q str) -> impl Iterator<Item = String> + use<'q> {
-    let pairs = uri.query().unwrap_or_default().split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    let query = uri.query().unwrap_or_default();
+    let ends = memchr_iter(b'&', query.as_bytes()).chain([query.len()]);
+    let pairs = ends.scan(0, move |next, end| {
+        let start = std::mem::replace(next, end + 1);
+        Some(query[start..end].split_once('=').unwrap_or((&query[start..end], "")))
+    });
     pairs.filter(move |(key, _)| decoded(key) == name).map(|(_, value)| decoded(value).into_owned())
 }
 
