@@ -180,6 +180,12 @@ impl Masked {
                 Piece::Text(range) if self.open.last().is_some_and(|open| open.name == "mj-style") => {
                     self.style(file, line, &source[range])?;
                 }
+                Piece::Text(range) if !source[range.clone()].trim().is_empty() && !self.may_have_text() => {
+                    let start = range.end - source[range.clone()].trim_start().len();
+                    let element = self.open.last().map_or("", |open| &open.name);
+                    let fault = Fault::new(file, format!("text stands in <{element}>"), "put it into <mj-text>, in a column");
+                    return Err(fault.at(Some(markup::line(source, start))));
+                }
                 Piece::Comment(range) | Piece::Text(range) => self.text.push_str(&source[range]),
             }
             if self.text.len() > SIZE_LIMIT {
@@ -187,6 +193,12 @@ impl Masked {
             }
         }
         Ok(())
+    }
+
+    /// The renderer takes text anywhere; in a body it shows it above or below everything.
+    fn may_have_text(&self) -> bool {
+        let Some(open) = self.open.last() else { return true };
+        !open.name.starts_with("mj") || TEXT_ONLY.contains(&&*open.name) || WITH_HTML.contains(&&*open.name)
     }
 
     /// Takes the element `name` off; in HTML, some elements need no end. Whether it was one that is not in the text.
@@ -459,7 +471,7 @@ mod tests {
             "t/email.mjml:2: <mj-style> may not stand in <mj-column> (hint: it belongs in <mj-head>)",
         );
         check_bad("<mjml><mj-body><mj-raw>\n<![CDATA[x]]></mj-raw></mj-body></mjml>", "t/email.mjml:2: has CDATA");
-        check_bad("<mjml>\n\nx<mj-body></mj-body></mjml>", "t/email.mjml:3: has text or a tag where MJML has none");
+        check_bad("<mjml>\n\nx<mj-body></mj-body></mjml>", "t/email.mjml:3: text stands in <mjml> (hint: put it into <mj-text>, in a column)");
         check_bad(
             "<mjml><mj-head><mj-style>\na { top: 0 }\nb { top: 0</mj-style></mj-head></mjml>",
             "t/email.mjml:3: has a rule without its braces",
