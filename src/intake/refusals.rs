@@ -20,6 +20,7 @@ use axum::{
 use futures_util::FutureExt as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Body as _;
+use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
 use crate::{
@@ -38,6 +39,9 @@ const READ_LIMIT: usize = 64 << 10;
 pub async fn uniform(request: Request, next: Next) -> Response {
     let uri = request.uri().clone();
     let path = uri.path();
+    if percent_decode_str(path).decode_utf8().is_err() {
+        return told(path, Response::default(), StatusCode::BAD_REQUEST, &json!({ "error": NOT_UTF8, "code": "invalid" }));
+    }
     let route = request.extensions().get::<MatchedPath>().cloned();
     let mut timed_out = None;
     let request = request.map(|body| if body.is_end_stream() { body } else { watched(body, timed_out.insert(Arc::default())) });
@@ -69,6 +73,7 @@ fn watched(body: Body, timed_out: &Arc<AtomicBool>) -> Body {
     }))
 }
 
+const NOT_UTF8: &str = "path: is not UTF-8; hint: percent-encode each character's UTF-8 bytes, as in %C3%A9 for é";
 const PANICKED: &str = "a bug in the daemon; its log says where. What was asked for may be done or not";
 
 fn is_in_form(content_type: Option<&HeaderValue>) -> bool {
@@ -181,6 +186,8 @@ mod tests {
         check("/text", 403, "forbidden", "no").await;
         check("/json", 409, "conflict", "taken").await;
         check("/elsewhere", 404, "not_found", meaning(StatusCode::NOT_FOUND).1).await;
+        check("/%ff", 400, "invalid", NOT_UTF8).await;
+        check("/%zz", 404, "not_found", meaning(StatusCode::NOT_FOUND).1).await;
         check("/read", 405, "method_not_allowed", meaning(StatusCode::METHOD_NOT_ALLOWED).1).await;
         assert_eq!(ask("GET", "/text", Body::empty()).await.0.headers["retry-after"], "7");
         assert_eq!(ask("GET", "/read", Body::empty()).await.0.headers["allow"], "POST");
