@@ -471,7 +471,10 @@ mod tests {
             "t/email.mjml:2: <mj-style> may not stand in <mj-column> (hint: it belongs in <mj-head>)",
         );
         check_bad("<mjml><mj-body><mj-raw>\n<![CDATA[x]]></mj-raw></mj-body></mjml>", "t/email.mjml:2: has CDATA");
-        check_bad("<mjml>\n\nx<mj-body></mj-body></mjml>", "t/email.mjml:3: text stands in <mjml> (hint: put it into <mj-text>, in a column)");
+        check_bad(
+            "<mjml>\n\nx<mj-body></mj-body></mjml>",
+            "t/email.mjml:3: text stands in <mjml> (hint: put it into <mj-text>, in a column)",
+        );
         check_bad(
             "<mjml><mj-head><mj-style>\na { top: 0 }\nb { top: 0</mj-style></mj-head></mjml>",
             "t/email.mjml:3: has a rule without its braces",

@@ -6,10 +6,13 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use redis::FromRedisValue;
+use redis::{AsyncConnectionConfig, FromRedisValue};
 use tempfile::TempDir;
 
-use super::{daemon::own_host, process::until};
+use super::{
+    daemon::own_host,
+    process::{PATIENCE, until},
+};
 
 /// Below the ports that the system gives out to whoever asks for any; the host is the child's own.
 const PORT: u16 = 16379;
@@ -117,7 +120,9 @@ impl Redis {
 
     async fn try_ask<T: FromRedisValue>(&self, words: &[&str]) -> redis::RedisResult<T> {
         let client = redis::Client::open(format!("redis://{}{}", self.login, self.address))?;
-        let mut connection = client.get_multiplexed_async_connection().await?;
+        // The library's own limit is half a second, which a machine full of clients does not keep.
+        let settings = AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE));
+        let mut connection = client.get_multiplexed_async_connection_with_config(&settings).await?;
         let mut command = redis::cmd(words[0]);
         command.arg(&words[1..]).query_async(&mut connection).await
     }
