@@ -115,7 +115,6 @@ impl Gate {
     ///
     /// # Errors
     /// The response to a caller that is not let in.
-    #[expect(clippy::result_large_err, reason = "the response is handed on at once")]
     pub async fn admit(&self, parts: &mut Parts, asks_v1: bool, now: Timestamp) -> Result<Admission, Response> {
         let caller = self.answer(parts, asks_v1, now).await?;
         self.let_in(caller, Home::Inbox, now)
@@ -125,7 +124,6 @@ impl Gate {
     ///
     /// # Errors
     /// The response to a caller with whom nothing is to be discussed.
-    #[expect(clippy::result_large_err, reason = "the response is handed on at once")]
     pub async fn answer(&self, parts: &mut Parts, asks_v1: bool, now: Timestamp) -> Result<Caller, Response> {
         let mut handshake = Handshake::read(parts).map_err(|bad| self.refused(bad.response()))?;
         handshake.v1 |= asks_v1;
@@ -178,7 +176,6 @@ impl Gate {
     ///
     /// # Errors
     /// The response to a caller that is not let in.
-    #[expect(clippy::result_large_err, reason = "the response is handed on at once")]
     pub async fn admit_events(&self, parts: &mut Parts, now: Timestamp) -> Result<Admission, Response> {
         if self.sessions.is_draining() && self.origins.allows(&parts.headers) {
             let mut response = events::come_back();

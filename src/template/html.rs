@@ -129,16 +129,14 @@ impl<'a> Tag<'a> {
             at = skip(bytes, at, |byte| byte.is_ascii_whitespace())?;
             if bytes[at] == b'=' {
                 at = skip(bytes, at + 1, |byte| byte.is_ascii_whitespace())?;
-                (value, at) = match bytes[at] {
-                    quote @ (b'"' | b'\'') => {
-                        let start = at + 1;
-                        let end = start + memchr(quote, &bytes[start..])?;
-                        (start..end, end + 1)
-                    }
-                    _ => {
-                        let end = skip(bytes, at, |byte| byte != b'>' && !byte.is_ascii_whitespace())?;
-                        (at..end, end)
-                    }
+                let quote = bytes[at];
+                (value, at) = if matches!(quote, b'"' | b'\'') {
+                    let start = at + 1;
+                    let end = start + memchr(quote, &bytes[start..])?;
+                    (start..end, end + 1)
+                } else {
+                    let end = skip(bytes, at, |byte| byte != b'>' && !byte.is_ascii_whitespace())?;
+                    (at..end, end)
                 };
             }
             attributes.take(&bytes[name], &html[value]);
@@ -377,7 +375,7 @@ mod tests {
         check("</p></p>a</a></b>", "a");
         check("&#x0;&#xffffffff;&", "&#x0;&#xffffffff;&");
         check("<é>", "<é>");
-        check(r#"a<b =x y= >b<p/ style=display:none>c</p>d<br"#, "abd<br");
+        check(r"a<b =x y= >b<p/ style=display:none>c</p>d<br", "abd<br");
         check(r#"<img alt=two alt="one" src="a>b">"#, "two");
     }
 

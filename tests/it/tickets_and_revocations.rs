@@ -105,7 +105,8 @@ async fn over_redis_a_ticket_opens_once_whichever_process_made_or_saw_it() {
     let daemon = setup.start().await;
     let api = daemon.public_api();
     let connected = async |daemon: &Daemon| {
-        until("Redis", async || daemon.api.get("/v1/status").await.expect(200)["bus"]["connected"].as_bool()?.then_some(())).await
+        let is_connected = async || daemon.api.get("/v1/status").await.expect(200)["bus"]["connected"] == true;
+        until("Redis", async || is_connected().await.then_some(())).await;
     };
     connected(&daemon).await;
     let (used, unused) = (ticket(&api, &token("42")).await, ticket(&api, &token("42")).await);

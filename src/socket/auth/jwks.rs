@@ -51,7 +51,7 @@ pub(super) struct Key {
 #[derive(Debug)]
 pub(super) enum Material {
     /// Made ready once: for a short token that is half of the work.
-    Secret(hmac::Key),
+    Secret(Box<hmac::Key>),
     Public(DecodingKey),
 }
 

@@ -113,7 +113,7 @@ impl JwtVerifier {
                 KeySource::Secret(secret) => {
                     let hash = hash(algorithm).ok_or_else(|| bad(format!("{algorithm} needs a public key")))?;
                     let secret = hmac::Key::new(hash, secret.expose_secret().as_bytes());
-                    keys.push(fixed(algorithm, Material::Secret(secret)));
+                    keys.push(fixed(algorithm, Material::Secret(Box::new(secret))));
                 }
                 KeySource::PublicKey(pem) => {
                     let read = algorithm.read_pem(pem).map_err(|error| bad(error.to_string()))?;
