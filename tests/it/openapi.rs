@@ -458,7 +458,7 @@ async fn every_error_is_problem_details() {
             check_error(&asked, Answer::of(plain).await.unwrap(), 415, Some("not_json"));
         }
     }
-    check_error("/v1/jobs/", daemon.api.get("/v1/jobs/%ff").await, 400, Some("bad_request"));
+    check_error("/v1/jobs/", daemon.api.get("/v1/jobs/%ff").await, 400, Some("invalid"));
     for api in [&daemon.api, &public] {
         check_error("/nothing/here", api.get("/nothing/here").await, 404, Some("not_found"));
     }
