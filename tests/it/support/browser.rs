@@ -1,11 +1,24 @@
 //! A real browser: Debian's Chromium, driven by the driver that comes with it, in the protocol of <https://www.w3.org/TR/webdriver2/>.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{Api, Daemon, Process};
+
+/// A driver, and its port. It chooses one that is free for one version of IP, and ends if somebody has it for the other.
+async fn start_driver(env: &BTreeMap<String, String>, folder: &Path) -> (Process, String) {
+    for _ in 0..10 {
+        let driver = Process::start("chromedriver", &["--port=0".to_owned()], env, folder);
+        let port = driver
+            .find_line(|line| line.strip_prefix("ChromeDriver was started successfully on port ")?.strip_suffix('.').map(str::to_owned));
+        if let Ok(port) = port.await {
+            return (driver, port);
+        }
+    }
+    panic!("chromedriver does not start");
+}
 
 /// A browser window.
 pub struct Browser {
@@ -21,10 +34,8 @@ impl Browser {
         let profile = tempfile::Builder::new().prefix("tarishi-browser-").tempdir().unwrap();
         let folder = profile.path().display().to_string();
         let env = BTreeMap::from([("TMPDIR".to_owned(), folder.clone()), ("HOME".to_owned(), folder.clone())]);
-        let driver = Process::start("chromedriver", &["--port=0".to_owned()], &env, profile.path());
-        let port = driver
-            .find_line(|line| line.strip_prefix("ChromeDriver was started successfully on port ")?.strip_suffix('.').map(str::to_owned));
-        let api = Api::new(format!("http://127.0.0.1:{}", port.await.unwrap()));
+        let (driver, port) = start_driver(&env, profile.path()).await;
+        let api = Api::new(format!("http://127.0.0.1:{port}"));
         let arguments = [
             "--headless=new",
             // The tests may run as root, in a container without user namespaces; all it loads is our own pages.
