@@ -50,7 +50,7 @@ pub(super) struct Key {
 /// What signatures are checked with.
 #[derive(Debug)]
 pub(super) enum Material {
-    /// Made ready once: for a short token that is half of the work.
+    /// Made ready once: that is nearly a third of checking a short token's signature.
     Secret(Box<hmac::Key>),
     Public(DecodingKey),
 }
