@@ -131,10 +131,10 @@ mod tests {
     use http_body_util::BodyExt as _;
     use tower::ServiceExt as _;
 
-    use super::*;
+    use super::{super::tests::bus, *};
     use crate::{
         model::{Revocation, Revoked},
-        socket::{Hub, HubLimits, JwtKeySettings, JwtSettings, sign_development_token},
+        socket::{JwtKeySettings, JwtSettings, sign_development_token},
     };
 
     const SECRET: &str = "a secret of more than thirty-two bytes!";
@@ -151,13 +151,7 @@ mod tests {
                 ticket_lifetime: Duration::from_secs(30),
                 ticket_key: KEY.into(),
             },
-            Bus::memory(Hub::new(HubLimits {
-                connections: 1,
-                connections_per_user: 1,
-                topics_per_connection: 1,
-                send_queue_limit: 1024,
-                send_queue_frames: 1,
-            })),
+            bus(),
         )
     }
 

@@ -99,7 +99,21 @@ pub enum AuthError {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::{Bus, Hub, HubLimits},
+        *,
+    };
+
+    /// For one process, with room for next to nothing.
+    pub(super) fn bus() -> Bus {
+        Bus::memory(Hub::new(HubLimits {
+            connections: 1,
+            connections_per_user: 1,
+            topics_per_connection: 1,
+            send_queue_limit: 1024,
+            send_queue_frames: 1,
+        }))
+    }
 
     #[track_caller]
     fn check(topics: &[&str], topic: &str, expected: bool) {

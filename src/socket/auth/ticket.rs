@@ -92,10 +92,7 @@ impl std::fmt::Debug for Tickets {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::super::hub::{Hub, HubLimits},
-        *,
-    };
+    use super::{super::tests::bus, *};
 
     const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
     const OTHER_KEY: &str = "Hx4dHBsaGRgXFhUUExIREA8ODQwLCgkIBwYFBAMCAQA=";
@@ -103,16 +100,6 @@ mod tests {
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_millis(second * 1000)
-    }
-
-    fn bus() -> Bus {
-        Bus::memory(Hub::new(HubLimits {
-            connections: 1,
-            connections_per_user: 1,
-            topics_per_connection: 1,
-            send_queue_limit: 1024,
-            send_queue_frames: 1,
-        }))
     }
 
     fn tickets(key: &str) -> Tickets {
@@ -164,5 +151,14 @@ mod tests {
         let other = mine.seal.encrypt(br#"{"v":1,"address":"asha@example.com","list":"messages"}"#);
         assert_eq!(mine.take(&other, at(101)).await, Err(AuthError::BadTicket));
         assert!(Tickets::new(&"short".into(), LIFETIME, bus()).is_none());
+    }
+
+    #[tokio::test]
+    async fn what_is_remembered_is_bounded() {
+        let tickets = tickets(KEY);
+        while let Ok(is_first) = tickets.bus.use_once(&Uuid::now_v7().to_string(), LIFETIME).await {
+            assert!(is_first);
+        }
+        assert_eq!(tickets.take(&tickets.make(identity(), at(100)), at(101)).await, Err(AuthError::TooManyTickets));
     }
 }
