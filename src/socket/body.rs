@@ -1,20 +1,26 @@
-//! A request's body that has to be complete in time.
+//! A request's body: it has to be complete in time, and what nobody read of it is known.
 //!
 //! Whoever announces a body and never sends it would otherwise keep its connection, and the memory set aside for it, for as long as it likes.
+//! And whoever is answered before all was read has to know whether the connection goes on.
 
 use std::{
     error::Error,
     pin::Pin,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use http_body_util::BodyExt as _;
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use thiserror::Error;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Sleep, sleep, timeout};
 
 use super::ListenerCounters;
+
+/// What may be read of a body that nobody wants, so that its connection can go on: bytes, and how long to wait for them.
+const REST_LIMIT: usize = 64 * 1024;
+const REST_TIME: Duration = Duration::from_millis(100);
 
 /// The body was not complete in time; the sources of what reading it failed with lead here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -73,5 +79,99 @@ where
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+/// A body in somebody else's hands, whose end is looked for once they have let go of it.
+#[derive(Debug)]
+pub(super) struct LentBody<B>(Arc<Mutex<B>>);
+
+impl<B> LentBody<B> {
+    /// The body to hand out, and what [`Self::comes_to_its_end`] is asked of.
+    pub fn new(body: B) -> (Self, Self) {
+        let body = Arc::new(Mutex::new(body));
+        (Self(body.clone()), Self(body))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, B> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> LentBody<B> {
+    /// Whether the body has been read to its end, or is now: where the rest may be read it is dropped, if it is small and there at once.
+    pub async fn comes_to_its_end(self, may_read_on: bool) -> bool {
+        let Ok(body) = Arc::try_unwrap(self.0).map(Mutex::into_inner) else { return false };
+        let mut body = body.unwrap_or_else(PoisonError::into_inner);
+        if body.is_end_stream() || !may_read_on {
+            return body.is_end_stream();
+        }
+        let rest = async {
+            let mut dropped = 0;
+            while let Some(frame) = body.frame().await {
+                dropped += frame.ok()?.data_ref().map_or(0, Bytes::len);
+                if dropped > REST_LIMIT {
+                    return None;
+                }
+            }
+            Some(())
+        };
+        timeout(REST_TIME, rest).await.is_ok_and(|over| over.is_some())
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for LentBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        Pin::new(&mut *self.lock()).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.lock().is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.lock().size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use futures_util::stream::{self, StreamExt as _};
+    use http_body_util::{BodyExt as _, Full, StreamBody};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_small_rest_that_is_there_is_dropped() {
+        let (lent, kept) = LentBody::new(Full::new(Bytes::from_static(b"unread")));
+        drop(lent);
+        assert!(kept.comes_to_its_end(true).await);
+        let (lent, kept) = LentBody::new(Full::new(Bytes::from_static(b"read")));
+        assert_eq!(lent.collect().await.unwrap().to_bytes(), "read");
+        assert!(kept.comes_to_its_end(true).await);
+    }
+
+    #[tokio::test]
+    async fn what_is_large_or_late_or_held_is_not_over() {
+        let frames = || stream::repeat_with(|| Ok::<_, Infallible>(Frame::data(Bytes::from_static(&[0; 1024]))));
+        let (lent, kept) = LentBody::new(StreamBody::new(frames().take(REST_LIMIT / 1024)));
+        drop(lent);
+        assert!(kept.comes_to_its_end(true).await, "all that may be dropped");
+        let (lent, kept) = LentBody::new(StreamBody::new(frames().take(REST_LIMIT / 1024 + 1)));
+        drop(lent);
+        assert!(!kept.comes_to_its_end(true).await, "more than may be dropped");
+        let (lent, kept) = LentBody::new(StreamBody::new(frames().take(1).chain(stream::pending())));
+        drop(lent);
+        assert!(!kept.comes_to_its_end(true).await, "announced and never sent");
+        let (lent, kept) = LentBody::new(Full::new(Bytes::from_static(b"unread")));
+        drop(lent);
+        assert!(!kept.comes_to_its_end(false).await, "reading would ask for it");
+        let (_lent, kept) = LentBody::new(Full::new(Bytes::new()));
+        assert!(!kept.comes_to_its_end(true).await, "somebody may still read it");
     }
 }

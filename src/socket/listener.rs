@@ -8,6 +8,7 @@
 mod client;
 mod endpoint;
 mod head;
+mod lingering;
 mod permit;
 mod proxy_header;
 mod rewound;
@@ -21,7 +22,7 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll},
     time::Duration,
@@ -33,7 +34,7 @@ use futures_util::future::join_all;
 use hyper::{
     Request, Response, StatusCode,
     body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint},
-    header::UPGRADE,
+    header::{CONNECTION, EXPECT, HeaderValue, UPGRADE},
     server::conn::http1,
     service::service_fn,
     upgrade::{OnUpgrade, Parts},
@@ -52,6 +53,7 @@ use tower::ServiceExt as _;
 use self::{
     client::Peer,
     endpoint::Accepted,
+    lingering::Lingering,
     permit::{AddressLimit, AddressPermit},
     rewound::Rewound,
     switch::Session,
@@ -63,7 +65,7 @@ pub use self::{
 };
 pub(super) use self::{permit::ConnectionPermit, switch::Switch};
 use super::{
-    body::TimedBody,
+    body::{LentBody, TimedBody},
     error_response,
     wire::{Duplex, Wire},
 };
@@ -310,14 +312,16 @@ impl Serving {
         permit: &ConnectionPermit,
     ) -> Option<Switched> {
         let (first, next) = (Mutex::new(first), Mutex::new(None));
-        self.serve_http(stream, |request| self.answer_next(request, &first, &next, peer, permit)).await;
+        let is_sending = Arc::new(AtomicBool::new(false));
+        let stream = Lingering::new(stream, is_sending.clone());
+        self.serve_http(stream, |request| self.answer_next(request, &first, &next, &is_sending, peer, permit)).await;
         let (upgrade, next) = taken(&next)?;
-        let Parts { io, read_buf, .. } = upgrade.await.ok()?.downcast::<TokioIo<Rewound<S>>>().ok()?;
-        let (stream, unread) = io.into_inner().into_parts();
+        let Parts { io, read_buf, .. } = upgrade.await.ok()?.downcast::<TokioIo<Lingering<Rewound<S>>>>().ok()?;
+        let (stream, unread) = io.into_inner().into_inner().into_parts();
         Some(Switched { next, wire: stream.into_wire(), read: [read_buf, unread].concat() })
     }
 
-    async fn serve_http<S: Stream, F>(&self, stream: Rewound<S>, answer: impl Fn(Request<Incoming>) -> F)
+    async fn serve_http<S: Stream, F>(&self, stream: Lingering<Rewound<S>>, answer: impl Fn(Request<Incoming>) -> F)
     where
         F: Future<Output = Result<Response<HeldBody>, Infallible>>,
     {
@@ -335,12 +339,14 @@ impl Serving {
         }
     }
 
-    /// Answers a request of hyper's, with what is in `first` if it is that one; what follows is left in `next`.
+    /// Answers a request of hyper's, with what is in `first` if it is that one; what follows is left in `next`. `is_sending` is set when
+    /// the peer is answered before it has sent all.
     async fn answer_next(
         &self,
         mut request: Request<Incoming>,
         first: &Mutex<Option<Response<HeldBody>>>,
         next: &Mutex<Option<(OnUpgrade, Next)>>,
+        is_sending: &AtomicBool,
         peer: Peer,
         permit: &ConnectionPermit,
     ) -> Result<Response<HeldBody>, Infallible> {
@@ -349,8 +355,16 @@ impl Serving {
         }
         let upgrade = request.extensions_mut().remove::<OnUpgrade>();
         let ListenerSettings { body_timeout, ref counters, .. } = self.settings;
-        let request = request.map(|body| TimedBody::new(body, body_timeout, counters.clone()));
-        let (response, follows) = self.answer(request, peer, permit).await;
+        // Reading asks such a peer to send.
+        let may_read_on = !request.headers().contains_key(EXPECT);
+        let (parts, body) = request.into_parts();
+        let (body, rest) = LentBody::new(body);
+        let request = Request::from_parts(parts, TimedBody::new(body, body_timeout, counters.clone()));
+        let (mut response, follows) = self.answer(request, peer, permit).await;
+        if follows.is_none() && !rest.comes_to_its_end(may_read_on).await {
+            is_sending.store(true, Relaxed);
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         *next.lock().unwrap_or_else(PoisonError::into_inner) = upgrade.zip(follows);
         Ok(response)
     }

@@ -451,3 +451,56 @@ async fn a_shutdown_does_not_wait_for_heads() {
     switched.shutdown().await.unwrap();
     running.tracker.wait().await;
 }
+
+/// A request that is answered without its body being read.
+fn unread(lines: &str) -> String {
+    format!("POST /peer HTTP/1.1\r\nHost: test\r\n{lines}\r\n")
+}
+
+#[tokio::test]
+async fn who_is_answered_early_may_finish_and_reads_the_answer() {
+    const LARGE: usize = 8 << 20;
+    let running = start(settings(PATIENT)).await;
+    for lines in [format!("Content-Length: {LARGE}\r\n"), "Transfer-Encoding: chunked\r\n".to_owned()] {
+        let mut stream = running.connect().await;
+        stream.write_all(unread(&lines).as_bytes()).await.unwrap();
+        let body = if lines.starts_with("Content-Length") { vec![b'x'; LARGE] } else { b"4\r\nbody\r\n".repeat(LARGE / 9) };
+        stream.write_all(&body).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("no reset");
+        assert!(answer.starts_with("HTTP/1.1 405 ") && answer.contains("\r\nconnection: close\r\n"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_small_body_that_nobody_read_leaves_the_connection_open() {
+    let running = start(settings(PATIENT)).await;
+    let mut stream = running.connect().await;
+    for body in ["{}".to_owned(), "x".repeat(60_000)] {
+        // In two parts: what is on its way is waited for.
+        stream.write_all(unread(&format!("Content-Length: {}\r\n", body.len())).as_bytes()).await.unwrap();
+        sleep(IMPATIENT).await;
+        stream.write_all(body.as_bytes()).await.unwrap();
+        comes(&mut stream, "HTTP/1.1 405 Method Not Allowed\r\n").await;
+        let mut rest = Vec::new();
+        while !rest.ends_with(b"\r\n\r\n") {
+            assert_ne!(stream.read_buf(&mut rest).await.unwrap(), 0);
+        }
+        assert!(!String::from_utf8(rest).unwrap().contains("connection: close"));
+    }
+    assert_eq!(peer(&mut stream, "").await, "127.0.0.1");
+}
+
+#[tokio::test]
+async fn who_waits_to_be_asked_for_a_body_is_not_asked_in_vain() {
+    let running = start(settings(PATIENT)).await;
+    let mut stream = running.connect().await;
+    stream.write_all(unread("Content-Length: 2\r\nExpect: 100-continue\r\n").as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        assert_ne!(stream.read_buf(&mut answer).await.unwrap(), 0);
+    }
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 405 ") && answer.contains("\r\nconnection: close\r\n"), "{answer}");
+}

@@ -1,0 +1,135 @@
+//! A stream that is closed so that the peer still reads the last answer.
+//!
+//! Closing a socket while the peer sends resets the connection, and a reset may take away what the peer had not read yet: the answer that
+//! says why its request is not read on (RFC 9112, section 9.6). So what we send is ended first, and what comes is dropped for a while.
+
+use std::{
+    io::{self, IoSlice},
+    mem::MaybeUninit,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Sleep, sleep},
+};
+
+/// How long the peer has to notice that nobody reads what it sends.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Closing it waits for the peer's end if the peer is still sending.
+#[derive(Debug)]
+pub(super) struct Lingering<S> {
+    stream: S,
+    is_sending: Arc<AtomicBool>,
+    /// Until when to wait for the peer's end; set once ours is sent.
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Lingering<S> {
+    /// `is_sending` is set by whoever knows that the peer has not sent all it announced; what is there on closing tells it too.
+    pub(super) fn new(stream: S, is_sending: Arc<AtomicBool>) -> Self {
+        Self { stream, is_sending, deadline: None }
+    }
+
+    pub(super) fn into_inner(self) -> S {
+        self.stream
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Lingering<S> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self { stream, is_sending, deadline } = self.get_mut();
+        if deadline.is_none() {
+            ready!(Pin::new(&mut *stream).poll_shutdown(context))?;
+        }
+        let deadline = deadline.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
+        // First, for whoever sends without end.
+        if deadline.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        let mut dropped = [MaybeUninit::uninit(); 4096];
+        loop {
+            let mut buffer = ReadBuf::uninit(&mut dropped);
+            match Pin::new(&mut *stream).poll_read(context, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => is_sending.store(true, Relaxed),
+                Poll::Pending if is_sending.load(Relaxed) => return Poll::Pending,
+                Poll::Pending | Poll::Ready(_) => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex},
+        time::timeout,
+    };
+
+    use super::*;
+
+    fn lingering(is_sending: bool) -> (Lingering<DuplexStream>, DuplexStream) {
+        let (ours, theirs) = duplex(64);
+        (Lingering::new(ours, Arc::new(AtomicBool::new(is_sending))), theirs)
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_peer_that_sends_nothing() {
+        let (mut ours, _theirs) = lingering(false);
+        timeout(PATIENCE / 2, ours.shutdown()).await.expect("at once").unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_still_sent_is_dropped_until_the_peer_ends() {
+        for announced in [true, false] {
+            let (mut ours, mut theirs) = lingering(announced);
+            if !announced {
+                theirs.write_all(&[0; 64]).await.unwrap();
+            }
+            let closing = tokio::spawn(async move { ours.shutdown().await });
+            assert_eq!(theirs.read(&mut [0]).await.unwrap(), 0, "ours has ended");
+            theirs.write_all(&[0; 1000]).await.unwrap();
+            drop(theirs);
+            let closed = timeout(PATIENCE / 2, closing).await;
+            closed.expect("it ends with the peer").unwrap().unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_sends_without_end_is_left() {
+        let (mut ours, mut theirs) = lingering(true);
+        let sending = tokio::spawn(async move { while theirs.write_all(&[0; 1000]).await.is_ok() {} });
+        let closing = tokio::spawn(async move { ours.shutdown().await });
+        timeout(4 * PATIENCE, closing).await.expect("it is left").unwrap().unwrap();
+        sending.await.unwrap();
+    }
+}
