@@ -137,14 +137,16 @@ impl Store {
     pub async fn job(&self, id: &JobId, from: u32, limit: usize) -> Result<Option<JobView>, StoreError> {
         let key = DeliveryId::job_key(id);
         self.read(move |connection| {
-            let job = connection
+            // Of one moment: an attempt is not under way and over at once.
+            let snapshot = connection.unchecked_transaction()?;
+            let job = snapshot
                 .prepare_cached(
                     "SELECT num, id, template, accepted_at, finished_at, planned, open, skipped, cancelled_at FROM jobs WHERE key = ?1",
                 )?
                 .query_row([key], read_job)
                 .optional()?;
             let Some(mut job) = job else { return Ok(None) };
-            let mut deliveries: Vec<DeliveryView> = connection
+            let mut deliveries: Vec<DeliveryView> = snapshot
                 .prepare_cached(&format!(
                     "SELECT {COLUMNS} FROM deliveries d CROSS JOIN jobs j ON j.num = d.job WHERE d.job = ?1 AND d.ordinal >= ?2 ORDER BY d.ordinal LIMIT ?3"
                 ))?
@@ -154,8 +156,8 @@ impl Store {
                 job.next_cursor = deliveries.pop().map(|next| next.key.ordinal.to_string());
             }
             for delivery in &mut deliveries {
-                delivery.attempts = Attempts::List(read_attempts(connection, delivery)?);
-                delivery.confirmed = read_confirmations(connection, delivery)?;
+                delivery.attempts = Attempts::List(read_attempts(&snapshot, delivery)?);
+                delivery.confirmed = read_confirmations(&snapshot, delivery)?;
             }
             job.deliveries = deliveries;
             Ok(Some(job))
@@ -165,7 +167,11 @@ impl Store {
 
     /// Deliveries that match `filter`, newest first.
     pub async fn deliveries(&self, filter: DeliveryFilter) -> Result<DeliveryPage, StoreError> {
-        self.read(move |connection| Ok(list(connection, &filter)?)).await
+        self.read(move |connection| {
+            let snapshot = connection.unchecked_transaction()?;
+            Ok(list(&snapshot, &filter)?)
+        })
+        .await
     }
 }
 
