@@ -4,6 +4,7 @@
 
 mod authenticator;
 mod bearer;
+mod claims;
 mod jwks;
 mod revocations;
 mod ticket;

@@ -2,7 +2,7 @@
 //!
 //! Checking is synchronous and takes no lock that anybody holds for long: key sets are swapped whole ([`super::jwks`]).
 
-use std::{sync::Arc, time::Duration};
+use std::{marker::PhantomData, sync::Arc, time::Duration};
 
 use aws_lc_rs::hmac;
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -10,15 +10,16 @@ use jsonwebtoken::{EncodingKey, crypto, encode};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{
     Deserialize,
-    de::{DeserializeOwned, IgnoredAny},
+    de::{DeserializeSeed, IgnoredAny},
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
     AuthError, Identity, Revocations,
+    claims::{Claim, ClaimNames, Claims},
     jwks::{Key, KeySet, Material},
 };
 use crate::{
@@ -95,8 +96,7 @@ pub struct JwtVerifier {
     audience: Option<String>,
     issuer: Option<String>,
     leeway: Duration,
-    user_claim: String,
-    topics_claim: String,
+    claims: ClaimNames,
     revocations: Arc<Revocations>,
 }
 
@@ -130,8 +130,7 @@ impl JwtVerifier {
             audience: settings.audience.clone(),
             issuer: settings.issuer.clone(),
             leeway: settings.leeway,
-            user_claim: settings.user_claim.clone(),
-            topics_claim: settings.topics_claim.clone(),
+            claims: ClaimNames::new(&settings.user_claim, &settings.topics_claim),
             revocations,
         })
     }
@@ -162,7 +161,7 @@ impl JwtVerifier {
     ///
     /// Taken apart here and not by the library's `decode`, which reads the header three times and the claims twice, and makes the key ready
     /// each time: of what a connect costs, this is the largest part.
-    fn verified_claims(&self, token: &str) -> Result<Map<String, Value>, AuthError> {
+    fn verified_claims(&self, token: &str) -> Result<Claims, AuthError> {
         if token.len() > TOKEN_LIMIT {
             return Err(AuthError::Malformed);
         }
@@ -170,7 +169,7 @@ impl JwtVerifier {
         let (header, claims) = message.split_once('.').ok_or(AuthError::Malformed)?;
         // Of the header only `kid` is used. An `alg` of "none" is unknown to the library, and any other than the key's own fails below;
         // keys that the token itself brings or points to (`jwk`, `jku`, `x5u`) are never looked at.
-        let header: Header = read_part(header)?;
+        let header: Header = read_part(header, PhantomData)?;
         if header.crit.is_some() {
             // Extensions that must be understood (RFC 7515, section 4.1.11); we understand none.
             return Err(AuthError::Malformed);
@@ -183,7 +182,7 @@ impl JwtVerifier {
         for key in keys().filter(|key| is_only || key.kid.as_deref() == kid) {
             refusal = if header.alg == library_name(key.algorithm) {
                 match has_signed(key, message, signature) {
-                    Some(true) => return read_part(claims),
+                    Some(true) => return read_part(claims, &self.claims),
                     Some(false) => AuthError::BadSignature,
                     None => return Err(AuthError::Malformed),
                 }
@@ -199,37 +198,37 @@ impl JwtVerifier {
     }
 
     /// Whom the claims name, if they do, and if now is their time.
-    fn check_claims(&self, claims: &Map<String, Value>, now: Timestamp) -> Result<Identity, AuthError> {
-        let is_wrong = |claim: &str, expected: &Option<String>| {
+    fn check_claims(&self, claims: &Claims, now: Timestamp) -> Result<Identity, AuthError> {
+        let is_wrong = |claim, expected: &Option<String>| {
             expected.as_deref().is_some_and(|expected| !claims.get(claim).is_some_and(|value| names(value, expected)))
         };
-        if is_wrong("iss", &self.issuer) {
+        if is_wrong(Claim::Issuer, &self.issuer) {
             return Err(AuthError::WrongIssuer);
         }
-        if is_wrong("aud", &self.audience) {
+        if is_wrong(Claim::Audience, &self.audience) {
             return Err(AuthError::WrongAudience);
         }
-        let expires_at = claims.get("exp").and_then(moment).ok_or(AuthError::NoExpiry)?.saturating_add(self.leeway);
+        let expires_at = claims.get(Claim::ExpiresAt).and_then(moment).ok_or(AuthError::NoExpiry)?.saturating_add(self.leeway);
         if now >= expires_at {
             return Err(AuthError::Expired);
         }
-        if let Some(not_before) = claims.get("nbf") {
+        if let Some(not_before) = claims.get(Claim::NotBefore) {
             let not_before = moment(not_before).ok_or(AuthError::Malformed)?;
             if now.saturating_add(self.leeway) < not_before {
                 return Err(AuthError::NotYetValid);
             }
         }
-        if claims.get("token_type").is_some_and(|kind| kind != ACCESS_TOKEN) {
+        if claims.get(Claim::Kind).is_some_and(|kind| kind != ACCESS_TOKEN) {
             return Err(AuthError::WrongType);
         }
-        let user = claims.get(&self.user_claim).ok_or(AuthError::NoUser)?;
+        let user = claims.get(Claim::User).ok_or(AuthError::NoUser)?;
         let user_id = UserId::deserialize(user).map_err(|_| AuthError::NoUser)?;
         Ok(Identity {
             user_id,
             expires_at,
-            issued_at: claims.get("iat").and_then(moment),
-            jti: claims.get("jti").and_then(Value::as_str).map(str::to_owned),
-            topics: topics(claims.get(&self.topics_claim)),
+            issued_at: claims.get(Claim::IssuedAt).and_then(moment),
+            jti: claims.get(Claim::Id).and_then(Value::as_str).map(str::to_owned),
+            topics: topics(claims.get(Claim::Topics)),
         })
     }
 }
@@ -264,9 +263,12 @@ struct Header {
 }
 
 /// The header, or the claims: JSON in Base64 (RFC 7515, section 7.1).
-fn read_part<T: DeserializeOwned>(part: &str) -> Result<T, AuthError> {
+fn read_part<T>(part: &str, seed: impl for<'de> DeserializeSeed<'de, Value = T>) -> Result<T, AuthError> {
     let json = BASE64_URL_SAFE_NO_PAD.decode(part).map_err(|_| AuthError::Malformed)?;
-    serde_json::from_slice(&json).map_err(|_| AuthError::Malformed)
+    let mut json = serde_json::Deserializer::from_slice(&json);
+    let read = seed.deserialize(&mut json).map_err(|_| AuthError::Malformed)?;
+    json.end().map_err(|_| AuthError::Malformed)?;
+    Ok(read)
 }
 
 /// Whether `signature` is the key's for `message`; `None` when it is none at all.
