@@ -2,7 +2,7 @@
 //!
 //! Reads headers and builds responses; who the caller is and whether there is room for them is `gate`'s.
 
-use std::{borrow::Cow, collections::HashSet};
+use std::{borrow::Cow, collections::HashSet, iter};
 
 use axum::{
     body::Body,
@@ -14,7 +14,7 @@ use axum::{
     response::Response,
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use memchr::{memchr_iter, memchr2};
+use memchr::{memchr, memchr2};
 use percent_encoding::percent_decode_str;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
@@ -121,7 +121,8 @@ pub(super) fn is_asked_for(headers: &HeaderMap) -> bool {
 }
 
 fn lists(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
-    listed(headers, name).any(|value| value.eq_ignore_ascii_case(wanted))
+    let values = headers.get_all(name).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    values.into_iter().any(|value| value.trim_ascii().eq_ignore_ascii_case(wanted.as_bytes()))
 }
 
 /// The members of a header that is a comma-separated list, over all its lines.
@@ -139,15 +140,25 @@ pub fn query_value(uri: &Uri, name: &str) -> Option<String> {
     query_values(uri, name).next()
 }
 
-/// Every value of `name` in the query.
+/// Every value of `name`, which needs no encoding, in the query.
 pub fn query_values<'q>(uri: &'q Uri, name: &'q str) -> impl Iterator<Item = String> + use<'q> {
-    let query = uri.query().unwrap_or_default();
-    let ends = memchr_iter(b'&', query.as_bytes()).chain([query.len()]);
-    let pairs = ends.scan(0, move |next, end| {
-        let start = std::mem::replace(next, end + 1);
-        Some(query[start..end].split_once('=').unwrap_or((&query[start..end], "")))
+    let mut rest = uri.query();
+    let pairs = iter::from_fn(move || {
+        let here = rest?;
+        let end = memchr(b'&', here.as_bytes());
+        rest = end.map(|end| &here[end + 1..]);
+        Some(&here[..end.unwrap_or(here.len())])
     });
-    pairs.filter(move |(key, _)| decoded(key) == name).map(|(_, value)| decoded(value).into_owned())
+    pairs.filter_map(move |pair| {
+        // Most are another's, and nearly none is encoded: no more is looked at than tells which.
+        if let Some(after) = pair.strip_prefix(name)
+            && (after.is_empty() || after.starts_with('='))
+        {
+            return Some(decoded(after.get(1..).unwrap_or_default()).into_owned());
+        }
+        let (key, value) = pair.split_at(memchr(b'=', pair.as_bytes()).unwrap_or(pair.len()));
+        (decoded(key) == name).then(|| decoded(value.get(1..).unwrap_or_default()).into_owned())
+    })
 }
 
 /// A key or value of a query (WHATWG URL, `application/x-www-form-urlencoded`). Few are encoded, and sockets bring long ones.
