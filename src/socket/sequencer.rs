@@ -21,6 +21,9 @@ use super::{
 };
 use crate::model::{Place, Stream, Timestamp};
 
+/// Streams of a connection that asks for no more: the user's own, and everyone's.
+const USUALLY_FOLLOWED: usize = 2;
+
 /// Something a session waits for without reading on: a read or a write of the store. What comes of it goes to [`Protocol::finish`].
 pub type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -97,7 +100,7 @@ pub(super) struct Sequencer<P: Protocol> {
 impl<P: Protocol> Sequencer<P> {
     pub fn new(mut protocol: P, frames: FrameReceiver) -> Self {
         let work = Some(protocol.open());
-        Self { protocol, frames, followed: Vec::new(), steps: VecDeque::new(), work, was_busy: true }
+        Self { protocol, frames, followed: Vec::with_capacity(USUALLY_FOLLOWED), steps: VecDeque::new(), work, was_busy: true }
     }
 
     /// Whether something is under way that the peer's next text has to wait for.
@@ -128,6 +131,9 @@ impl<P: Protocol> Sequencer<P> {
 
     /// Nothing is left to say or do: what comes next may be written past the session, by whoever publishes it. Until [`Self::resume`].
     pub fn rest(&mut self) {
+        if self.steps.is_empty() {
+            self.steps = VecDeque::new();
+        }
         if self.work.is_none() && self.steps.is_empty() && !self.followed.iter().any(|followed| followed.is_behind) {
             self.frames.rest(&mut self.followed);
         }

@@ -15,7 +15,7 @@ use std::{
 };
 
 use axum::response::Response;
-use futures_util::{SinkExt as _, StreamExt as _};
+use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::{
     io::AsyncWriteExt as _,
@@ -153,10 +153,9 @@ impl Sessions {
     /// Answers the upgrade; the session follows it.
     pub(super) fn start<P: Protocol>(&self, handshake: Handshake, registration: Registration, protocol: P) -> Response {
         let (shared, tracked) = (Arc::clone(&self.shared), self.shared.tracker.token());
-        handshake.response(async move |wire, read| {
-            let _tracked = tracked;
+        handshake.response(move |wire, read| {
             shared.counters.opened.fetch_add(1, Relaxed);
-            let socket = web_socket(wire, read, shared.settings.message_limit).await;
+            let socket = web_socket(wire, read, shared.settings.message_limit);
             let first_ping = shared.wheel.after(shared.settings.ping_interval.mul_f64(fastrand::f64()), Instant::now());
             let deadlines = Deadlines::new(first_ping, registration.lifetime, Instant::now());
             let Registration { connection, frames, .. } = registration;
@@ -173,7 +172,11 @@ impl Sessions {
                 pings: Pings::None,
                 dirty: false,
             };
-            session.run(connection).await;
+            // Holds nothing but the session: what it is made of would otherwise take its room once more, for as long as it lasts.
+            async move {
+                let _tracked = tracked;
+                session.run(connection).await;
+            }
         })
     }
 
@@ -182,7 +185,7 @@ impl Sessions {
         let (settings, tracked) = (self.shared.settings, self.shared.tracker.token());
         handshake.response(async move |wire, read| {
             let _tracked = tracked;
-            let mut socket = web_socket(wire, read, settings.message_limit).await;
+            let mut socket = web_socket(wire, read, settings.message_limit);
             let _timed_out = timeout(settings.close_timeout, finish(&mut socket, Some(close))).await;
         })
     }
@@ -205,7 +208,7 @@ impl Registration {
 type Socket = WebSocketStream<Metered<Wire>>;
 
 /// `read` came with the request.
-async fn web_socket(wire: Wire, read: Vec<u8>, message_limit: usize) -> Socket {
+fn web_socket(wire: Wire, read: Vec<u8>, message_limit: usize) -> Socket {
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_SIZE)
         .write_buffer_size(WRITE_BUFFER_SIZE)
@@ -214,7 +217,8 @@ async fn web_socket(wire: Wire, read: Vec<u8>, message_limit: usize) -> Socket {
         .max_frame_size(Some(message_limit));
     let mut metered = Metered::new(wire);
     metered.pass(&read);
-    WebSocketStream::from_partially_read(metered, read, Role::Server, Some(config)).await
+    let made = WebSocketStream::from_partially_read(metered, read, Role::Server, Some(config));
+    made.now_or_never().expect("the handshake is done, and nothing else is waited for")
 }
 
 /// Sends our close, if any, and reads until the peer has closed too. The caller gives it a timeout.
