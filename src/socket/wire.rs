@@ -106,7 +106,12 @@ impl Stream {
         };
         loop {
             ready!(writing.as_ref().as_ref().poll_write_ready(context))?;
-            match writing.try_write_vectored(parts) {
+            // Nearly always one part has it all, and then the kernel has less to look at.
+            let written = match parts {
+                [whole, rest @ ..] if rest.iter().all(|part| part.is_empty()) => writing.try_write(whole),
+                parts => writing.try_write_vectored(parts),
+            };
+            match written {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 written => return Poll::Ready(written),
             }
