@@ -41,8 +41,9 @@ use crate::{
     feed::EventFeed,
     intake::{amqp::AmqpIntake, http::HttpIntake, problem_details::ProblemDetails, refusals},
     lane::{Carried, Carrier, Lane},
+    live,
     model::{Channel, PerChannel, Problem, Revocation, Timestamp},
-    socket::{self, Authenticator, Bus, Endpoint, ListenerCounters, ListenerSettings, Tls},
+    socket::{self, App, Authenticator, Bus, Endpoint, ListenerCounters, ListenerSettings, Tls},
     store::{EventSettings, Store, StoreSettings, SuppressionExpiry},
     template::{Limits, LocaleDefaults, Shelf, Templates},
     webhook::{self, WebhookSettings, WebhookState},
@@ -345,28 +346,33 @@ impl Daemon {
             self.tracker.spawn(background::tell_of_refusals(listener, counters, self.stop.clone()));
         }
         let [public_counters, admin_counters] = self.listener_counters.clone().map(|(_, counters)| counters);
-        self.serve(public, self.public_router(), listeners::public_settings(&self.config.public, tls, public_counters));
-        self.serve(vec![admin], self.admin_router(), listeners::admin_settings(&self.config.admin, admin_counters));
+        self.serve(public, self.public_app(), listeners::public_settings(&self.config.public, tls, public_counters));
+        self.serve(vec![admin], in_one_form(self.admin_router()), listeners::admin_settings(&self.config.admin, admin_counters));
     }
 
-    fn serve(&self, endpoints: Vec<Endpoint>, router: axum::Router, settings: ListenerSettings) {
+    fn serve(&self, endpoints: Vec<Endpoint>, app: impl Into<App> + Send + 'static, settings: ListenerSettings) {
         let (shutdown, tracker) = (self.close_listeners.clone(), self.tracker.clone());
-        let router = router.layer(axum::middleware::from_fn(refusals::uniform));
-        self.tracker.spawn(socket::serve(endpoints, router, settings, shutdown, tracker));
+        self.tracker.spawn(socket::serve(endpoints, app, settings, shutdown, tracker));
     }
 
-    fn public_router(&self) -> axum::Router {
-        let router = self
-            .sockets
-            .router(&self.config, &self.store, &self.authenticator)
+    fn public_app(&self) -> App {
+        let (store, authenticator, origins) = (&self.store, &self.authenticator, authentication::origins(&self.config.public));
+        let live = self.sockets.live(&self.config, store, authenticator);
+        let router = live::router(live.clone(), origins.clone())
+            .merge(live::push_tokens::router(store.clone(), authenticator.clone(), origins.clone()))
+            .merge(live::tickets::router(authenticator.clone(), origins.clone()))
             .merge(webhook::router(self.webhook_state()))
             .merge(admin::docs::public_router());
         let router = match &self.chat {
-            Some(chat) => router.merge(chat::router(chat.clone(), authentication::origins(&self.config.public))),
+            Some(chat) => router.merge(chat::router(chat.clone(), origins)),
             None => router,
         };
         // Else it would be whichever router's was merged first, and ask for a token.
-        router.fallback(async || ProblemDetails::not_found("there is nothing here; hint: /openapi.json lists what is"))
+        let router = router.fallback(async || ProblemDetails::not_found("there is nothing here; hint: /openapi.json lists what is"));
+        live::SOCKET_PATHS.into_iter().fold(in_one_form(router).into(), |app: App, path| {
+            let live = live.clone();
+            app.with_socket(path, move |parts| refusals::answered(path, live::open_socket(live.clone(), parts)))
+        })
     }
 
     fn webhook_state(&self) -> WebhookState {
@@ -466,6 +472,10 @@ impl Daemon {
         emit(&Event::DaemonStopped { reason });
         self.lanes.iter().map(|(_, lane)| lane.abort()).sum()
     }
+}
+
+fn in_one_form(router: axum::Router) -> axum::Router {
+    router.layer(axum::middleware::from_fn(refusals::uniform))
 }
 
 fn build_carrier(config: &Config, options: &Options, channel: Channel, accounts: &HashMap<String, Account>, bus: &Bus) -> Carrier {

@@ -13,7 +13,7 @@ use crate::{
     accept::Acceptor,
     chat::{self, Chat},
     config::Config,
-    live::{self, Live, LiveSettings},
+    live::{Live, LiveSettings},
     model::DeliveryKey,
     socket::{Authenticator, Bus, Gate, HubLimits, SessionCounters, SessionSettings, Sessions},
     store::Store,
@@ -110,10 +110,9 @@ impl Sockets {
         self.delivered.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// What users reach of the live notifications.
-    pub(super) fn router(&self, config: &Config, store: &Store, authenticator: &Arc<Authenticator>) -> axum::Router {
-        let origins = authentication::origins(&config.public);
-        let live = Live {
+    /// The live notifications.
+    pub(super) fn live(&self, config: &Config, store: &Store, authenticator: &Arc<Authenticator>) -> Arc<Live> {
+        Arc::new(Live {
             store: store.clone(),
             bus: self.bus.clone(),
             gate: self.gate(config, authenticator),
@@ -123,10 +122,7 @@ impl Sockets {
                 replay_limit: config.live.replay_limit,
                 public_topics: config.live.public_topics.clone(),
             },
-        };
-        live::router(Arc::new(live), origins.clone())
-            .merge(live::push_tokens::router(store.clone(), authenticator.clone(), origins.clone()))
-            .merge(live::tickets::router(authenticator.clone(), origins))
+        })
     }
 
     /// Tells every socket to come back later, and opens no more.

@@ -45,9 +45,18 @@ pub async fn uniform(request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().cloned();
     let mut timed_out = None;
     let request = request.map(|body| if body.is_end_stream() { body } else { watched(body, timed_out.insert(Arc::default())) });
+    in_form(path, route.as_ref().map_or("", MatchedPath::as_str), next.run(request), timed_out).await
+}
+
+/// The same around the `answer` to a request without a body whose whole path is known.
+pub async fn answered(path: &'static str, answer: impl Future<Output = Response>) -> Response {
+    in_form(path, path, answer, None).await
+}
+
+async fn in_form(path: &str, route: &str, answer: impl Future<Output = Response>, timed_out: Option<Arc<AtomicBool>>) -> Response {
     // What a handler left half done is its own: nothing of it is used here.
-    let Ok(mut response) = AssertUnwindSafe(next.run(request)).catch_unwind().await else {
-        emit(&Event::HandlerPanicked { route: route.as_ref().map_or("", MatchedPath::as_str) });
+    let Ok(mut response) = AssertUnwindSafe(answer).catch_unwind().await else {
+        emit(&Event::HandlerPanicked { route });
         return told(path, Response::default(), StatusCode::INTERNAL_SERVER_ERROR, &json!({ "error": PANICKED, "code": "panicked" }));
     };
     let is_late = timed_out.is_some_and(|timed_out| timed_out.load(Ordering::Relaxed)) && response.status().is_client_error();
@@ -140,6 +149,7 @@ fn meaning(status: StatusCode) -> (&'static str, &'static str) {
 mod tests {
     use axum::{
         Json, Router, http, middleware,
+        response::IntoResponse as _,
         routing::{get, post},
     };
     use tower::ServiceExt as _;
@@ -191,6 +201,22 @@ mod tests {
         check("/read", 405, "method_not_allowed", meaning(StatusCode::METHOD_NOT_ALLOWED).1).await;
         assert_eq!(ask("GET", "/text", Body::empty()).await.0.headers["retry-after"], "7");
         assert_eq!(ask("GET", "/read", Body::empty()).await.0.headers["allow"], "POST");
+    }
+
+    #[tokio::test]
+    async fn what_takes_no_layer_has_the_same_form() {
+        let panicked = answered("/ws", async { panic!("as a test") }).await;
+        assert_eq!((panicked.status(), &panicked.headers()["content-type"]), (StatusCode::INTERNAL_SERVER_ERROR, &problem_details()));
+        let refused = answered("/ws", async { (StatusCode::FORBIDDEN, Json(json!({ "error": "no" }))).into_response() }).await;
+        assert_eq!((refused.status(), &refused.headers()["content-type"]), (StatusCode::FORBIDDEN, &problem_details()));
+        assert_eq!(
+            answered("/ws", async { StatusCode::SWITCHING_PROTOCOLS.into_response() }).await.status(),
+            StatusCode::SWITCHING_PROTOCOLS
+        );
+    }
+
+    fn problem_details() -> HeaderValue {
+        HeaderValue::from_static("application/problem+json")
     }
 
     #[tokio::test]

@@ -18,7 +18,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Router,
     extract::{Request, State},
-    http::{HeaderMap, StatusCode, Uri},
+    http::{HeaderMap, StatusCode, Uri, request::Parts},
     middleware,
     response::Response,
     routing::{any, get},
@@ -79,6 +79,9 @@ impl Live {
     }
 }
 
+/// Where the notifications socket is.
+pub const SOCKET_PATHS: [&str; 2] = ["/ws/notifications", "/ws/notifications/"];
+
 /// `/ws/notifications/`, `/sse/notifications`, and the inbox and topics over HTTP. `origins` are the pages that may use the latter.
 pub fn router(live: Arc<Live>, origins: OriginPolicy) -> Router {
     let of_users = Router::new()
@@ -86,17 +89,16 @@ pub fn router(live: Arc<Live>, origins: OriginPolicy) -> Router {
         .merge(legacy::router())
         .layer(middleware::from_fn_with_state(live.authenticator.clone(), require_user))
         .layer(middleware::from_fn_with_state(origins, cross_origin));
-    Router::new()
-        .route("/ws/notifications", any(connect))
-        .route("/ws/notifications/", any(connect))
-        .route("/sse/notifications", get(events))
-        .route("/sse/notifications/", get(events))
-        .merge(of_users)
-        .with_state(live)
+    let sockets = SOCKET_PATHS.into_iter().fold(Router::new(), |router, path| router.route(path, any(connect)));
+    sockets.route("/sse/notifications", get(events)).route("/sse/notifications/", get(events)).merge(of_users).with_state(live)
 }
 
 async fn connect(State(live): State<Arc<Live>>, request: Request) -> Response {
-    let (mut parts, _body) = request.into_parts();
+    open_socket(live, request.into_parts().0).await
+}
+
+/// Answers who asks for the notifications socket.
+pub async fn open_socket(live: Arc<Live>, mut parts: Parts) -> Response {
     let position = match position(&parts.uri) {
         Ok(position) => position,
         Err(problem) => return live.gate.refuse_position(&mut parts, &problem),

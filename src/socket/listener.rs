@@ -5,6 +5,7 @@
 //! (`head.rs`) and goes to the same routes as any other, and the session follows without HTTP's own machinery having been set up. All else
 //! is hyper's. No routes and no authentication here; what an upgraded socket says is its session's.
 
+mod app;
 mod client;
 mod endpoint;
 mod head;
@@ -28,7 +29,7 @@ use std::{
     time::Duration,
 };
 
-use axum::{BoxError, Router, body::Body};
+use axum::{BoxError, body::Body};
 use bytes::BytesMut;
 use futures_util::future::join_all;
 use hyper::{
@@ -48,8 +49,13 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tower::ServiceExt as _;
 
+pub use self::{
+    app::App,
+    client::ProxyTrust,
+    endpoint::{BindError, Endpoint},
+    tls::{Tls, TlsFile, TlsProblem},
+};
 use self::{
     client::Peer,
     endpoint::Accepted,
@@ -57,11 +63,6 @@ use self::{
     permit::{AddressLimit, AddressPermit},
     rewound::Rewound,
     switch::Session,
-};
-pub use self::{
-    client::ProxyTrust,
-    endpoint::{BindError, Endpoint},
-    tls::{Tls, TlsFile, TlsProblem},
 };
 pub(super) use self::{permit::ConnectionPermit, switch::Switch};
 use super::{
@@ -150,12 +151,18 @@ pub struct PeerAddr(pub Option<IpAddr>);
 
 /// Accepts and serves connections until `shutdown`, then lets each finish the request it is in. Ends when no more are accepted; the
 /// connections are on `tracker`.
-pub async fn serve(endpoints: Vec<Endpoint>, app: Router, settings: ListenerSettings, shutdown: CancellationToken, tracker: TaskTracker) {
+pub async fn serve(
+    endpoints: Vec<Endpoint>,
+    app: impl Into<App>,
+    settings: ListenerSettings,
+    shutdown: CancellationToken,
+    tracker: TaskTracker,
+) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(settings.header_timeout).max_buf_size(CONNECTION_BUFFER_LIMIT);
     let serving = Arc::new(Serving {
         http,
-        app,
+        app: app.into(),
         places: Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS))),
         addresses: Arc::new(AddressLimit::new(settings.max_connections_per_address)),
         settings,
@@ -168,7 +175,7 @@ pub async fn serve(endpoints: Vec<Endpoint>, app: Router, settings: ListenerSett
 /// What the accept loops and the connections of a listener share.
 struct Serving {
     http: http1::Builder,
-    app: Router,
+    app: App,
     places: Arc<Semaphore>,
     addresses: Arc<AddressLimit>,
     settings: ListenerSettings,
@@ -391,7 +398,7 @@ impl Serving {
         if let Some(switch) = &switch {
             extensions.insert(switch.clone());
         }
-        let Ok(response) = self.app.clone().oneshot(request).await;
+        let response = self.app.answer(request, switch.is_some()).await;
         let session = switch.and_then(|switch| switch.take());
         let response = response.map(|body| HeldBody { body, _place: permit.client() });
         (response, session.map(|session| Next { session, permit }))

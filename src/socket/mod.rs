@@ -43,7 +43,7 @@ pub use gate::{Admission, Caller, Gate};
 pub use hub::{
     Audience, ConnectionHandle, Frame, FrameReceiver, Home, Hub, HubLimits, Interest, OnInterest, Subscriber, TooMany, TooManyTopics,
 };
-pub use listener::{BindError, Endpoint, ListenerCounters, ListenerSettings, PeerAddr, ProxyTrust, Tls, TlsFile, TlsProblem, serve};
+pub use listener::{App, BindError, Endpoint, ListenerCounters, ListenerSettings, PeerAddr, ProxyTrust, Tls, TlsFile, TlsProblem, serve};
 pub use presence::{Presence, PresenceChange, PresenceChanges, Present, Seen};
 pub use sequencer::{Protocol, Reaction, Step, Work};
 pub use session::{SessionCounters, SessionSettings, Sessions};

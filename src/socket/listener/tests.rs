@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use axum::{
-    Extension,
+    Extension, Router,
     extract::rejection::StringRejection,
     http::header::CONNECTION,
     response::IntoResponse,
@@ -50,10 +50,12 @@ async fn start_at(addresses: &[ListenAddress], settings: ListenerSettings) -> Ru
     let app = Router::new()
         .route("/peer", get(async move |Extension(peer): Extension<PeerAddr>| format!("peer {} end", told(peer))))
         .route("/echo", any(async move |Extension(peer): Extension<PeerAddr>, switch: Option<Extension<Switch>>| echo(&told(peer), switch)))
+        .route("/beside", get(async || "by the router end"))
         .route("/never", get(async || Body::from_stream(futures_util::stream::pending::<io::Result<Bytes>>())))
         .route("/body", post(async |body: Result<String, StringRejection>| body.map_err(|rejected| why(&rejected))));
     let counters = settings.counters.clone();
     let (shutdown, tracker) = (CancellationToken::new(), TaskTracker::new());
+    let app = App::from(app).with_socket("/beside", async |_| (StatusCode::UPGRADE_REQUIRED, "beside the router end").into_response());
     tracker.spawn(serve(endpoints, app, settings, shutdown.clone(), tracker.clone()));
     Running { addr, counters, shutdown, tracker }
 }
@@ -501,4 +503,16 @@ async fn who_waits_to_be_asked_for_a_body_is_not_asked_in_vain() {
     }
     let answer = String::from_utf8(answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 405 ") && answer.contains("\r\nconnection: close\r\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_socket_beside_the_router_gets_all_that_asks_for_another_protocol() {
+    let running = start(settings(PATIENT)).await;
+    let mut stream = running.connect().await;
+    // Over one connection: the first request is read here, and the others by hyper.
+    for _ in 0..2 {
+        let answer = ask(&mut stream, "/beside", ASKING, &[" end"]).await;
+        assert!(answer.starts_with("HTTP/1.1 426 ") && answer.ends_with("beside the router end"), "{answer}");
+    }
+    assert!(ask(&mut stream, "/beside", "", &[" end"]).await.ends_with("by the router end"));
 }
