@@ -18,6 +18,8 @@ use super::{Answer, Api, Daemon, Fate, Rabbit, Setup, StoreFile, job, persistent
 
 /// How long a producer waits for word of a daemon before it tries again.
 const TRY_AGAIN: Duration = Duration::from_millis(10);
+/// How long the opening of a connection to the broker may take.
+const OPENING: Duration = Duration::from_secs(10);
 /// Channels that the outbox stands in for: each of their messages is a line in its record.
 const RECORDED: [&str; 3] = ["email", "sms", "push"];
 
@@ -210,7 +212,8 @@ async fn publish(rabbit: &mut Option<Rabbit>, url: &str, body: &[u8]) {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if rabbit.is_none() {
-            *rabbit = Rabbit::try_connect(url).await.ok();
+            // A broker that is on its way up may leave an opening unanswered for good.
+            *rabbit = tokio::time::timeout(OPENING, Rabbit::try_connect(url)).await.ok().and_then(Result::ok);
         }
         if let Some(open) = rabbit {
             match open.try_publish("tarishi.jobs", "job", persistent(), body).await {
