@@ -39,7 +39,7 @@ use crate::{
     config::{Config, ListenAddress, TemplatesConfig},
     event::{Event, emit},
     feed::EventFeed,
-    intake::{amqp::AmqpIntake, http::HttpIntake, problem_details::ProblemDetails, refusals},
+    intake::{amqp::AmqpIntake, http::HttpIntake},
     lane::{Carried, Carrier, Lane},
     live,
     model::{Channel, PerChannel, Problem, Revocation, Timestamp},
@@ -347,10 +347,10 @@ impl Daemon {
         }
         let [public_counters, admin_counters] = self.listener_counters.clone().map(|(_, counters)| counters);
         self.serve(public, self.public_app(), listeners::public_settings(&self.config.public, tls, public_counters));
-        self.serve(vec![admin], in_one_form(self.admin_router()), listeners::admin_settings(&self.config.admin, admin_counters));
+        self.serve(vec![admin], listeners::app(self.admin_router()), listeners::admin_settings(&self.config.admin, admin_counters));
     }
 
-    fn serve(&self, endpoints: Vec<Endpoint>, app: impl Into<App> + Send + 'static, settings: ListenerSettings) {
+    fn serve(&self, endpoints: Vec<Endpoint>, app: App, settings: ListenerSettings) {
         let (shutdown, tracker) = (self.close_listeners.clone(), self.tracker.clone());
         self.tracker.spawn(socket::serve(endpoints, app, settings, shutdown, tracker));
     }
@@ -367,12 +367,7 @@ impl Daemon {
             Some(chat) => router.merge(chat::router(chat.clone(), origins)),
             None => router,
         };
-        // Else it would be whichever router's was merged first, and ask for a token.
-        let router = router.fallback(async || ProblemDetails::not_found("there is nothing here; hint: /openapi.json lists what is"));
-        live::SOCKET_PATHS.into_iter().fold(in_one_form(router).into(), |app: App, path| {
-            let live = live.clone();
-            app.with_socket(path, move |parts| refusals::answered(path, live::open_socket(live.clone(), parts)))
-        })
+        listeners::public_app(router, &live)
     }
 
     fn webhook_state(&self) -> WebhookState {
@@ -472,10 +467,6 @@ impl Daemon {
         emit(&Event::DaemonStopped { reason });
         self.lanes.iter().map(|(_, lane)| lane.abort()).sum()
     }
-}
-
-fn in_one_form(router: axum::Router) -> axum::Router {
-    router.layer(axum::middleware::from_fn(refusals::uniform))
 }
 
 fn build_carrier(config: &Config, options: &Options, channel: Channel, accounts: &HashMap<String, Account>, bus: &Bus) -> Carrier {

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use axum::{Router, middleware};
 
 use super::{Problems, Ready};
 use crate::{
     config::{AdminConfig, Config, ListenAddress, PublicConfig},
+    intake::{problem_details::ProblemDetails, refusals},
+    live::{self, Live},
     model::Problem,
-    socket::{Endpoint, ListenerCounters, ListenerSettings, ProxyTrust, Tls, TlsFile},
+    socket::{App, Endpoint, ListenerCounters, ListenerSettings, ProxyTrust, Tls, TlsFile},
 };
 
 /// Connections the admin listener takes at once.
@@ -49,6 +52,21 @@ async fn bind_one(address: &ListenAddress, socket_mode: u32, key: &str) -> anyho
         let hint = error.hint();
         Problems(vec![Problem::new(key, format!("cannot listen on {address}: {error}"), hint)]).into()
     })
+}
+
+/// What users reach: `router`, and the notifications socket beside it.
+pub(super) fn public_app(router: Router, live: &Arc<Live>) -> App {
+    // Else it would be whichever router's was merged first, and ask for a token.
+    let router = router.fallback(async || ProblemDetails::not_found("there is nothing here; hint: /openapi.json lists what is"));
+    live::SOCKET_PATHS.into_iter().fold(app(router), |app, path| {
+        let live = live.clone();
+        app.with_socket(path, move |parts| refusals::answered(path, live::open_socket(live.clone(), parts)))
+    })
+}
+
+/// Routes, every error of theirs in one form.
+pub(super) fn app(router: Router) -> App {
+    router.layer(middleware::from_fn(refusals::uniform)).into()
 }
 
 pub(super) fn public_settings(config: &PublicConfig, tls: Option<Arc<Tls>>, counters: Arc<ListenerCounters>) -> ListenerSettings {

@@ -35,7 +35,7 @@ const NO_ERROR: &str = "/readyz";
 /// Bytes of an error that are read to be told again.
 const READ_LIMIT: usize = 64 << 10;
 
-/// The middleware around everything on a listener.
+/// The middleware around every route of a listener.
 pub async fn uniform(request: Request, next: Next) -> Response {
     let uri = request.uri().clone();
     let path = uri.path();

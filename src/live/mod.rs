@@ -79,7 +79,7 @@ impl Live {
     }
 }
 
-/// Where the notifications socket is.
+/// Where the notifications socket is, for who answers there past the router.
 pub const SOCKET_PATHS: [&str; 2] = ["/ws/notifications", "/ws/notifications/"];
 
 /// `/ws/notifications/`, `/sse/notifications`, and the inbox and topics over HTTP. `origins` are the pages that may use the latter.
@@ -89,8 +89,13 @@ pub fn router(live: Arc<Live>, origins: OriginPolicy) -> Router {
         .merge(legacy::router())
         .layer(middleware::from_fn_with_state(live.authenticator.clone(), require_user))
         .layer(middleware::from_fn_with_state(origins, cross_origin));
-    let sockets = SOCKET_PATHS.into_iter().fold(Router::new(), |router, path| router.route(path, any(connect)));
-    sockets.route("/sse/notifications", get(events)).route("/sse/notifications/", get(events)).merge(of_users).with_state(live)
+    Router::new()
+        .route("/ws/notifications", any(connect))
+        .route("/ws/notifications/", any(connect))
+        .route("/sse/notifications", get(events))
+        .route("/sse/notifications/", get(events))
+        .merge(of_users)
+        .with_state(live)
 }
 
 async fn connect(State(live): State<Arc<Live>>, request: Request) -> Response {

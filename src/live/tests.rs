@@ -99,7 +99,7 @@ impl Server {
         };
         let app = router(Arc::new(live), origins);
         let listening = ListenerSettings::direct(HANG, HANG, max_connections, Arc::default());
-        tracker.spawn(serve(vec![Endpoint::Tcp(listener)], app, listening, shutdown.clone(), tracker.clone()));
+        tracker.spawn(serve(vec![Endpoint::Tcp(listener)], app.into(), listening, shutdown.clone(), tracker.clone()));
         Self { addr, hub, delivered, counters, shutdown, tracker, _folder: folder }
     }
 

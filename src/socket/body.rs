@@ -19,7 +19,7 @@ use tokio::time::{Sleep, sleep, timeout};
 use super::ListenerCounters;
 
 /// What may be read of a body that nobody wants, so that its connection can go on: bytes, and how long to wait for them.
-const REST_LIMIT: usize = 64 * 1024;
+const REST_LIMIT: u64 = 64 * 1024;
 const REST_TIME: Duration = Duration::from_millis(100);
 
 /// The body was not complete in time; the sources of what reading it failed with lead here.
@@ -84,16 +84,23 @@ where
 
 /// A body in somebody else's hands, whose end is looked for once they have let go of it.
 #[derive(Debug)]
-pub(super) struct LentBody<B>(Arc<Mutex<B>>);
+pub(super) struct LentBody<B>(Arc<Mutex<Lent<B>>>);
+
+#[derive(Debug)]
+struct Lent<B> {
+    body: B,
+    /// Whether its last frame was its end or an error, once that has come.
+    ended_well: Option<bool>,
+}
 
 impl<B> LentBody<B> {
     /// The body to hand out, and what [`Self::comes_to_its_end`] is asked of.
     pub fn new(body: B) -> (Self, Self) {
-        let body = Arc::new(Mutex::new(body));
-        (Self(body.clone()), Self(body))
+        let lent = Arc::new(Mutex::new(Lent { body, ended_well: None }));
+        (Self(lent.clone()), Self(lent))
     }
 
-    fn lock(&self) -> MutexGuard<'_, B> {
+    fn lock(&self) -> MutexGuard<'_, Lent<B>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -101,15 +108,18 @@ impl<B> LentBody<B> {
 impl<B: Body<Data = Bytes> + Unpin> LentBody<B> {
     /// Whether the body has been read to its end, or is now: where the rest may be read it is dropped, if it is small and there at once.
     pub async fn comes_to_its_end(self, may_read_on: bool) -> bool {
-        let Ok(body) = Arc::try_unwrap(self.0).map(Mutex::into_inner) else { return false };
-        let mut body = body.unwrap_or_else(PoisonError::into_inner);
-        if body.is_end_stream() || !may_read_on {
+        let Ok(lent) = Arc::try_unwrap(self.0).map(Mutex::into_inner) else { return false };
+        let Lent { mut body, ended_well } = lent.unwrap_or_else(PoisonError::into_inner);
+        if let Some(ended_well) = ended_well {
+            return ended_well;
+        }
+        if body.is_end_stream() || !may_read_on || body.size_hint().lower() > REST_LIMIT {
             return body.is_end_stream();
         }
         let rest = async {
             let mut dropped = 0;
             while let Some(frame) = body.frame().await {
-                dropped += frame.ok()?.data_ref().map_or(0, Bytes::len);
+                dropped += frame.ok()?.data_ref().map_or(0, |data| data.len() as u64);
                 if dropped > REST_LIMIT {
                     return None;
                 }
@@ -125,15 +135,23 @@ impl<B: Body<Data = Bytes> + Unpin> Body for LentBody<B> {
     type Error = B::Error;
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        Pin::new(&mut *self.lock()).poll_frame(context)
+        let mut lent = self.lock();
+        let frame = ready!(Pin::new(&mut lent.body).poll_frame(context));
+        match &frame {
+            Some(Ok(_)) => {}
+            Some(Err(_)) => lent.ended_well = Some(false),
+            // After an error, too.
+            None => _ = lent.ended_well.get_or_insert(true),
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.lock().is_end_stream()
+        self.lock().body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.lock().size_hint()
+        self.lock().body.size_hint()
     }
 }
 
@@ -159,10 +177,11 @@ mod tests {
     #[tokio::test]
     async fn what_is_large_or_late_or_held_is_not_over() {
         let frames = || stream::repeat_with(|| Ok::<_, Infallible>(Frame::data(Bytes::from_static(&[0; 1024]))));
-        let (lent, kept) = LentBody::new(StreamBody::new(frames().take(REST_LIMIT / 1024)));
+        let all = usize::try_from(REST_LIMIT).unwrap() / 1024;
+        let (lent, kept) = LentBody::new(StreamBody::new(frames().take(all)));
         drop(lent);
         assert!(kept.comes_to_its_end(true).await, "all that may be dropped");
-        let (lent, kept) = LentBody::new(StreamBody::new(frames().take(REST_LIMIT / 1024 + 1)));
+        let (lent, kept) = LentBody::new(StreamBody::new(frames().take(all + 1)));
         drop(lent);
         assert!(!kept.comes_to_its_end(true).await, "more than may be dropped");
         let (lent, kept) = LentBody::new(StreamBody::new(frames().take(1).chain(stream::pending())));
@@ -171,7 +190,22 @@ mod tests {
         let (lent, kept) = LentBody::new(Full::new(Bytes::from_static(b"unread")));
         drop(lent);
         assert!(!kept.comes_to_its_end(false).await, "reading would ask for it");
+        let (lent, kept) = LentBody::new(Full::new(Bytes::from(vec![0; 1024 * (all + 1)])));
+        drop(lent);
+        assert!(!kept.comes_to_its_end(true).await, "announced as more than may be dropped");
         let (_lent, kept) = LentBody::new(Full::new(Bytes::new()));
         assert!(!kept.comes_to_its_end(true).await, "somebody may still read it");
+    }
+
+    #[tokio::test]
+    async fn how_it_ended_for_whoever_read_it_counts() {
+        // Neither kind says how long it is.
+        let good = || stream::iter([Ok::<_, &str>(Frame::data(Bytes::from_static(b"read")))]);
+        let (lent, kept) = LentBody::new(StreamBody::new(good()));
+        lent.collect().await.unwrap();
+        assert!(kept.comes_to_its_end(false).await, "read, though nothing more may be");
+        let (lent, kept) = LentBody::new(StreamBody::new(good().chain(stream::iter([Err("broken")]))));
+        lent.collect().await.unwrap_err();
+        assert!(!kept.comes_to_its_end(true).await);
     }
 }

@@ -2,8 +2,8 @@
 //! limits for whatever a client has to send, and limits on connections.
 //!
 //! A connection is one task, whatever becomes of it. Most of them ask for a WebSocket with their first request: that one is read here
-//! (`head.rs`) and goes to the same routes as any other, and the session follows without HTTP's own machinery having been set up. All else
-//! is hyper's. No routes and no authentication here; what an upgraded socket says is its session's.
+//! (`head.rs`) and goes to the same routes as any other, or to a socket beside them (`app.rs`), and the session follows without HTTP's own
+//! machinery having been set up. All else is hyper's. No routes and no authentication here; what an upgraded socket says is its session's.
 
 mod app;
 mod client;
@@ -76,6 +76,8 @@ use super::{
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// Bytes one connection may buffer while a request's head or body is read, and so the longest head.
 const CONNECTION_BUFFER_LIMIT: usize = 64 * 1024;
+/// How long a client that is answered early has to notice that nobody reads what it sends.
+const LINGER: Duration = Duration::from_secs(2);
 /// Room for the first head, to begin with: a browser's, with a token and some cookies.
 const HEAD_CAPACITY: usize = 2 * 1024;
 
@@ -149,20 +151,14 @@ impl ListenerCounters {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerAddr(pub Option<IpAddr>);
 
-/// Accepts and serves connections until `shutdown`, then lets each finish the request it is in. Ends when no more are accepted; the
-/// connections are on `tracker`.
-pub async fn serve(
-    endpoints: Vec<Endpoint>,
-    app: impl Into<App>,
-    settings: ListenerSettings,
-    shutdown: CancellationToken,
-    tracker: TaskTracker,
-) {
+/// Accepts and serves connections until `shutdown`, then lets each finish the request it is in, which takes two seconds more where its
+/// client is still sending what nobody reads. Ends when no more are accepted; the connections are on `tracker`.
+pub async fn serve(endpoints: Vec<Endpoint>, app: App, settings: ListenerSettings, shutdown: CancellationToken, tracker: TaskTracker) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(settings.header_timeout).max_buf_size(CONNECTION_BUFFER_LIMIT);
     let serving = Arc::new(Serving {
         http,
-        app: app.into(),
+        app,
         places: Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS))),
         addresses: Arc::new(AddressLimit::new(settings.max_connections_per_address)),
         settings,
@@ -319,9 +315,9 @@ impl Serving {
         permit: &ConnectionPermit,
     ) -> Option<Switched> {
         let (first, next) = (Mutex::new(first), Mutex::new(None));
-        let is_sending = Arc::new(AtomicBool::new(false));
-        let stream = Lingering::new(stream, is_sending.clone());
-        self.serve_http(stream, |request| self.answer_next(request, &first, &next, &is_sending, peer, permit)).await;
+        let peer_is_sending = Arc::new(AtomicBool::new(false));
+        let stream = Lingering::new(stream, peer_is_sending.clone(), LINGER);
+        self.serve_http(stream, |request| self.answer_next(request, &first, &next, &peer_is_sending, peer, permit)).await;
         let (upgrade, next) = taken(&next)?;
         let Parts { io, read_buf, .. } = upgrade.await.ok()?.downcast::<TokioIo<Lingering<Rewound<S>>>>().ok()?;
         let (stream, unread) = io.into_inner().into_inner().into_parts();
@@ -346,14 +342,14 @@ impl Serving {
         }
     }
 
-    /// Answers a request of hyper's, with what is in `first` if it is that one; what follows is left in `next`. `is_sending` is set when
+    /// Answers a request of hyper's, with what is in `first` if it is that one; what follows is left in `next`. `peer_is_sending` is set when
     /// the peer is answered before it has sent all.
     async fn answer_next(
         &self,
         mut request: Request<Incoming>,
         first: &Mutex<Option<Response<HeldBody>>>,
         next: &Mutex<Option<(OnUpgrade, Next)>>,
-        is_sending: &AtomicBool,
+        peer_is_sending: &AtomicBool,
         peer: Peer,
         permit: &ConnectionPermit,
     ) -> Result<Response<HeldBody>, Infallible> {
@@ -369,8 +365,9 @@ impl Serving {
         let request = Request::from_parts(parts, TimedBody::new(body, body_timeout, counters.clone()));
         let (mut response, follows) = self.answer(request, peer, permit).await;
         if follows.is_none() && !rest.comes_to_its_end(may_read_on).await {
-            is_sending.store(true, Relaxed);
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            peer_is_sending.store(true, Relaxed);
+            // A refused upgrade has listed there what it offers.
+            response.headers_mut().append(CONNECTION, HeaderValue::from_static("close"));
         }
         *next.lock().unwrap_or_else(PoisonError::into_inner) = upgrade.zip(follows);
         Ok(response)

@@ -132,6 +132,7 @@ impl<P: Protocol> Sequencer<P> {
     /// Nothing is left to say or do: what comes next may be written past the session, by whoever publishes it. Until [`Self::resume`].
     pub fn rest(&mut self) {
         if self.steps.is_empty() {
+            // Emptied it would keep its room, and most sockets rest for hours.
             self.steps = VecDeque::new();
         }
         if self.work.is_none() && self.steps.is_empty() && !self.followed.iter().any(|followed| followed.is_behind) {

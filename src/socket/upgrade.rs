@@ -150,14 +150,8 @@ pub fn query_values<'q>(uri: &'q Uri, name: &'q str) -> impl Iterator<Item = Str
         Some(&here[..end.unwrap_or(here.len())])
     });
     pairs.filter_map(move |pair| {
-        // Most are another's, and nearly none is encoded: no more is looked at than tells which.
-        if let Some(after) = pair.strip_prefix(name)
-            && (after.is_empty() || after.starts_with('='))
-        {
-            return Some(decoded(after.get(1..).unwrap_or_default()).into_owned());
-        }
-        let (key, value) = pair.split_at(memchr(b'=', pair.as_bytes()).unwrap_or(pair.len()));
-        (decoded(key) == name).then(|| decoded(value.get(1..).unwrap_or_default()).into_owned())
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (key == name || decoded(key) == name).then(|| decoded(value).into_owned())
     })
 }
 

@@ -17,6 +17,7 @@ pub(super) enum Claim {
     /// simplejwt's `token_type`.
     Kind,
     User,
+    /// The last one: [`COUNT`] counts up to it.
     Topics,
 }
 
@@ -116,6 +117,12 @@ mod tests {
         assert_eq!(claims.get(Claim::Issuer), Some(&json!("backend")), "an escape is no disguise");
         assert_eq!(claims.get(Claim::Topics), Some(&json!(null)));
         assert_eq!(claims.get(Claim::Audience), None);
+    }
+
+    #[test]
+    fn of_a_claim_that_comes_twice_the_last_counts() {
+        let claims = read(&ClaimNames::new("user_id", "topics"), r#"{"exp": 1, "user_id": "42", "exp": 7}"#);
+        assert_eq!(claims.get(Claim::ExpiresAt), Some(&json!(7)));
     }
 
     #[test]

@@ -431,6 +431,12 @@ mod tests {
         check(&plain(), message, Err(AuthError::Malformed));
         check(&plain(), "", Err(AuthError::Malformed));
         check(&plain(), &".".repeat(TOKEN_LIMIT + 1), Err(AuthError::Malformed));
+        for (header, claims) in [(r#"{"alg":"HS256"} {}"#, "{}"), (r#"{"alg":"HS256"}"#, r#"{"exp":9} x"#)] {
+            let message = format!("{}.{}", BASE64_URL_SAFE_NO_PAD.encode(header), BASE64_URL_SAFE_NO_PAD.encode(claims));
+            let key = EncodingKey::from_secret(OLD.as_bytes());
+            let signature = crypto::sign(message.as_bytes(), &key, jsonwebtoken::Algorithm::HS256).unwrap();
+            check(&plain(), &format!("{message}.{signature}"), Err(AuthError::Malformed));
+        }
         let unsigned = BASE64_URL_SAFE_NO_PAD.encode(r#"{"alg":"none"}"#);
         check(&plain(), &format!("{unsigned}.{}.", good.split('.').nth(1).unwrap()), Err(AuthError::Malformed));
     }

@@ -20,22 +20,21 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-/// How long the peer has to notice that nobody reads what it sends.
-const PATIENCE: Duration = Duration::from_secs(2);
-
 /// Closing it waits for the peer's end if the peer is still sending.
 #[derive(Debug)]
 pub(super) struct Lingering<S> {
     stream: S,
-    is_sending: Arc<AtomicBool>,
+    peer_is_sending: Arc<AtomicBool>,
+    patience: Duration,
     /// Until when to wait for the peer's end; set once ours is sent.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Lingering<S> {
-    /// `is_sending` is set by whoever knows that the peer has not sent all it announced; what is there on closing tells it too.
-    pub(super) fn new(stream: S, is_sending: Arc<AtomicBool>) -> Self {
-        Self { stream, is_sending, deadline: None }
+    /// `peer_is_sending` is set by whoever knows that the peer has not sent all it announced; what is there on closing tells it too.
+    /// `patience` is how long its end is waited for.
+    pub(super) fn new(stream: S, peer_is_sending: Arc<AtomicBool>, patience: Duration) -> Self {
+        Self { stream, peer_is_sending, patience, deadline: None }
     }
 
     pub(super) fn into_inner(self) -> S {
@@ -67,11 +66,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { stream, is_sending, deadline } = self.get_mut();
+        let Self { stream, peer_is_sending, patience, deadline } = self.get_mut();
         if deadline.is_none() {
             ready!(Pin::new(&mut *stream).poll_shutdown(context))?;
         }
-        let deadline = deadline.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
+        let deadline = deadline.get_or_insert_with(|| Box::pin(sleep(*patience)));
         // First, for whoever sends without end.
         if deadline.as_mut().poll(context).is_ready() {
             return Poll::Ready(Ok(()));
@@ -80,8 +79,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
         loop {
             let mut buffer = ReadBuf::uninit(&mut dropped);
             match Pin::new(&mut *stream).poll_read(context, &mut buffer) {
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => is_sending.store(true, Relaxed),
-                Poll::Pending if is_sending.load(Relaxed) => return Poll::Pending,
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => peer_is_sending.store(true, Relaxed),
+                Poll::Pending if peer_is_sending.load(Relaxed) => return Poll::Pending,
                 Poll::Pending | Poll::Ready(_) => return Poll::Ready(Ok(())),
             }
         }
@@ -97,21 +96,23 @@ mod tests {
 
     use super::*;
 
-    fn lingering(is_sending: bool) -> (Lingering<DuplexStream>, DuplexStream) {
+    const PATIENT: Duration = Duration::from_mins(1);
+
+    fn lingering(peer_is_sending: bool, patience: Duration) -> (Lingering<DuplexStream>, DuplexStream) {
         let (ours, theirs) = duplex(64);
-        (Lingering::new(ours, Arc::new(AtomicBool::new(is_sending))), theirs)
+        (Lingering::new(ours, Arc::new(AtomicBool::new(peer_is_sending)), patience), theirs)
     }
 
     #[tokio::test]
     async fn nobody_waits_for_a_peer_that_sends_nothing() {
-        let (mut ours, _theirs) = lingering(false);
-        timeout(PATIENCE / 2, ours.shutdown()).await.expect("at once").unwrap();
+        let (mut ours, _theirs) = lingering(false, PATIENT);
+        timeout(PATIENT / 2, ours.shutdown()).await.expect("at once").unwrap();
     }
 
     #[tokio::test]
     async fn what_is_still_sent_is_dropped_until_the_peer_ends() {
         for announced in [true, false] {
-            let (mut ours, mut theirs) = lingering(announced);
+            let (mut ours, mut theirs) = lingering(announced, PATIENT);
             if !announced {
                 theirs.write_all(&[0; 64]).await.unwrap();
             }
@@ -119,17 +120,17 @@ mod tests {
             assert_eq!(theirs.read(&mut [0]).await.unwrap(), 0, "ours has ended");
             theirs.write_all(&[0; 1000]).await.unwrap();
             drop(theirs);
-            let closed = timeout(PATIENCE / 2, closing).await;
+            let closed = timeout(PATIENT / 2, closing).await;
             closed.expect("it ends with the peer").unwrap().unwrap();
         }
     }
 
     #[tokio::test]
     async fn a_peer_that_sends_without_end_is_left() {
-        let (mut ours, mut theirs) = lingering(true);
+        let (mut ours, mut theirs) = lingering(true, Duration::from_millis(20));
         let sending = tokio::spawn(async move { while theirs.write_all(&[0; 1000]).await.is_ok() {} });
         let closing = tokio::spawn(async move { ours.shutdown().await });
-        timeout(4 * PATIENCE, closing).await.expect("it is left").unwrap().unwrap();
+        timeout(PATIENT, closing).await.expect("it is left").unwrap().unwrap();
         sending.await.unwrap();
     }
 }

@@ -48,7 +48,7 @@ impl ChatNode {
         let address = endpoint.address().unwrap().tcp().unwrap();
         let router = chat::router(chat.clone(), OriginPolicy::default());
         let settings = ListenerSettings::direct(PATIENCE, PATIENCE, 100, Arc::default());
-        tokio::spawn(serve(vec![endpoint], router, settings, stop.clone(), TaskTracker::new()));
+        tokio::spawn(serve(vec![endpoint], router.into(), settings, stop.clone(), TaskTracker::new()));
         Self { node, chat, address, stop }
     }
 

@@ -108,7 +108,7 @@ async fn echo_server() -> SocketAddr {
     let address = listener.local_addr().unwrap();
     let timeout = Duration::from_mins(1);
     let settings = ListenerSettings::direct(timeout, timeout, 1000, Arc::default());
-    tokio::spawn(serve(vec![Endpoint::Tcp(listener)], Router::new().route("/", any(connect)), settings, shutdown, tracker));
+    tokio::spawn(serve(vec![Endpoint::Tcp(listener)], Router::new().route("/", any(connect)).into(), settings, shutdown, tracker));
     address
 }
 
