@@ -14,13 +14,16 @@ use crate::support::{Figures, Producers, Setup, StoreFile, is_long, job, recipie
 const LARGE: usize = 1500;
 const SIGABRT: i32 = 6;
 
-/// Lanes narrow enough for deliveries to wait in memory and in the store, and retries without a wait.
+/// Lanes narrow enough for deliveries to wait in memory and in the store, and retries without a wait. Inboxes keep every item: in the end
+/// each is looked for.
 fn narrow() -> Setup {
     Setup::new()
         .with_quick_retries()
         .with("channel.email.concurrency", &8)
         .with("channel.email.queue", &256)
         .with("channel.sms.concurrency", &2)
+        .with("channel.live.concurrency", &2)
+        .with("store.inbox_limit", &1_000_000)
 }
 
 /// Crashes at the `nth` pass of a fail point, again after the restart, and then is left alone. Says how often it crashed.
