@@ -164,6 +164,20 @@ async fn tls_takes_a_good_new_certificate_and_keeps_the_old_one_otherwise() {
     assert!(said.contains("public.tls.key_file: tls.key may be used by everyone") && said.contains("chmod 600 tls.key"), "{said}");
 }
 
+#[tokio::test]
+async fn over_tls_too_an_early_answer_reaches_whoever_is_still_sending() {
+    const BODY: usize = 8 << 20;
+    let mut setup = Setup::new().with("public.tls.certificate_file", "tls.pem").with("public.tls.key_file", "tls.key");
+    let certificate = Certificate::make(setup.folder(), "tls");
+    let daemon = setup.start().await;
+    let mut stream = connect_tls(daemon.public, "127.0.0.1", &certificate).await.unwrap();
+    stream.write_all(format!("POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Length: {BODY}\r\n\r\n").as_bytes()).await.unwrap();
+    stream.write_all(&vec![b' '; BODY]).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 404 ") && answer.contains("\r\nconnection: close\r\n"), "{answer}");
+}
+
 fn pem(der: &[u8]) -> String {
     use base64::{Engine as _, prelude::BASE64_STANDARD};
     format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", BASE64_STANDARD.encode(der))
