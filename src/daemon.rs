@@ -336,9 +336,7 @@ impl Daemon {
             background::heed_controls(self.sockets.bus.clone(), self.authenticator.clone(), self.store.clone(), self.stop.clone());
         self.tracker.spawn(heeding);
         self.sockets.run_bus(&self.config, &self.store, &self.acceptor, &self.tracker);
-        if let Some(delivered) = self.sockets.take_delivered() {
-            self.tracker.spawn(background::mark_delivered(self.store.clone(), delivered, self.stop.clone()));
-        }
+        self.sockets.run_marking(&self.store);
         if let Some(interval) = sd_notify::watchdog_enabled() {
             self.tracker.spawn(background::feed_watchdog(self.store.clone(), interval / 2, self.stop.clone()));
         }
@@ -451,6 +449,9 @@ impl Daemon {
             () = stop_now.cancelled() => {}
         }
         self.close_listeners.cancel();
+        if tokio::time::timeout(LAST_WORDS, self.sockets.marked()).await.is_err() {
+            emit(&Event::StoreFailed { doing: "marking live deliveries; they stay `sent` until seen", error: "no time left" });
+        }
         self.store.close().await;
         emit(&Event::DaemonDrained { interrupted, given_back });
     }

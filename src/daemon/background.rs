@@ -16,8 +16,10 @@ use crate::{
     store::{Purged, Store},
 };
 
-/// How many live deliveries one commit marks.
+/// How many live deliveries one commit marks, at most.
 const DELIVERED_BATCH: usize = 1000;
+/// How long a delivery may wait for others to be marked with it. Marked at once, each would cost a commit that jobs wait for.
+const DELIVERED_DELAY: Duration = Duration::from_millis(50);
 /// How often old rows are looked for.
 const PURGE_INTERVAL: Duration = Duration::from_hours(1);
 /// How often it is said, at most, that a listener turns connections away.
@@ -96,17 +98,29 @@ pub(super) async fn tell_of_refusals(listener: &'static str, counters: Arc<Liste
     }
 }
 
-/// Marks live deliveries that sockets have taken, in bulk.
+/// Marks live deliveries that sockets have taken, in bulk. Once `stop` says that no more are taken, it ends with the last of them.
 pub(super) async fn mark_delivered(store: Store, mut delivered: mpsc::Receiver<DeliveryKey>, stop: CancellationToken) {
     let mut keys = Vec::new();
     loop {
         tokio::select! {
+            biased;
             taken = delivered.recv_many(&mut keys, DELIVERED_BATCH) => {
                 if taken == 0 {
                     return;
                 }
             }
             () = stop.cancelled() => return,
+        }
+        if keys.len() < DELIVERED_BATCH {
+            tokio::select! {
+                () = tokio::time::sleep(DELIVERED_DELAY) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+        while keys.len() < DELIVERED_BATCH
+            && let Ok(key) = delivered.try_recv()
+        {
+            keys.push(key);
         }
         keys.sort_unstable();
         keys.dedup();

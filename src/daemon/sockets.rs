@@ -6,7 +6,7 @@ use governor::Quota;
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::authentication;
+use super::{authentication, background};
 use anyhow::anyhow;
 
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Live deliveries written to sockets that wait to be marked so; past it they stay `sent` until seen.
-const DELIVERED_QUEUE: usize = 4096;
+const DELIVERED_QUEUE: usize = 16_384;
 
 pub(super) struct Sockets {
     pub bus: Bus,
@@ -33,6 +33,9 @@ pub(super) struct Sockets {
     tracker: TaskTracker,
     /// The bus ends, after everything that has something to tell.
     stop_bus: CancellationToken,
+    /// What marks deliveries that sockets have taken, and its end: nothing takes any more.
+    marking: TaskTracker,
+    stop_marking: CancellationToken,
 }
 
 impl Sockets {
@@ -65,6 +68,8 @@ impl Sockets {
             close,
             tracker,
             stop_bus: CancellationToken::new(),
+            marking: TaskTracker::new(),
+            stop_marking: CancellationToken::new(),
         }
     }
 
@@ -105,9 +110,18 @@ impl Sockets {
         Gate::new(authenticator.clone(), origins, self.bus.hub().clone(), self.sessions.clone())
     }
 
-    /// The deliveries that sockets have taken; once.
-    pub(super) fn take_delivered(&self) -> Option<mpsc::Receiver<DeliveryKey>> {
-        self.delivered.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// Marks the deliveries that sockets take, until [`Self::marked`].
+    pub(super) fn run_marking(&self, store: &Store) {
+        if let Some(delivered) = self.delivered.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            self.marking.spawn(background::mark_delivered(store.clone(), delivered, self.stop_marking.clone()));
+        }
+    }
+
+    /// Resolves when whatever sockets had taken is marked. Only once none of them takes any more.
+    pub(super) async fn marked(&self) {
+        self.stop_marking.cancel();
+        self.marking.close();
+        self.marking.wait().await;
     }
 
     /// The live notifications.
