@@ -2,34 +2,39 @@
 //!
 //! A job is acknowledged only after its commit. What the commit wrote as leased goes straight from memory to its lane.
 
+mod large;
+mod rows;
+
 use std::{borrow::Cow, sync::Arc};
 
 use serde::Serialize;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::rows::{delivery, place, planned_by_channel};
 use crate::{
     config::ChannelsConfig,
     event::{Event, emit},
     intake::{
         decode::Decoded,
-        expand::{Expand, Expanded, Planned, expand},
+        expand::{Expand, expand},
     },
-    lane::{Lane, Reservation},
+    lane::{Draft, Lane, Reservation, StoredDraft, Turn},
     model::{
-        Channel, ChannelSet, Contact, Delivery, DeliveryId, DeliveryKey, Envelope, JobId, PerChannel, Priority, Problem, Recipient,
-        Skipped, TemplateName, Timestamp, UserId,
+        Channel, Contact, DeliveryId, Envelope, JobId, PerChannel, Priority, Problem, Recipient, Skipped, TemplateName, Timestamp, UserId,
     },
-    store::{Accepted, Conflicts, Expansion, NewDeliveries, NewDelivery, NewJob, Placement, Plan, Step, Store, StoreError},
+    store::{
+        Accepted, Answers, Begun, Committing, Conflicts, Lease, NewDeliveries, NewDelivery, NewJob, Placement, Plan, Store, StoreError,
+    },
     template::Shelf,
 };
 
 /// Deliveries written in accept's own commit, and in each step of a larger job.
 pub const STEP: usize = 1000;
 
-/// How long to wait before asking a store again that failed.
-const STORE_RETRY: std::time::Duration = std::time::Duration::from_secs(1);
 /// Recipients expanded on the runtime's own threads.
 const INLINE_LIMIT: usize = 200;
+/// Live notifications that accept renders and stores in its own commit, of jobs taken together. With more it is one that others wait for.
+const STORED_LIMIT: usize = 64;
 
 /// What became of a job that was taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -129,36 +134,11 @@ struct Prepared {
     root: Cow<'static, str>,
     priority: Priority,
     reservations: PerChannel<Option<Reservation>>,
+    /// Of the rows placed as [`Placement::Stored`], in order.
+    drafts: Vec<Draft>,
 }
 
 impl Inner {
-    /// Makes the deliveries of large jobs, a step at a time, until the daemon stops.
-    async fn expand_large_jobs(&self) {
-        loop {
-            let next = tokio::select! {
-                next = self.store.next_expansion() => next,
-                () = self.stop.cancelled() => return,
-            };
-            let worked = match next {
-                Ok(Some(expansion)) => self.expand_large(expansion).await,
-                Ok(None) => {
-                    tokio::select! {
-                        () = self.large_job.notified() => continue,
-                        () = self.stop.cancelled() => return,
-                    }
-                }
-                Err(error) => Err(error),
-            };
-            if let Err(error) = worked {
-                emit(&Event::StoreFailed { doing: "making a large job's deliveries; trying again", error: &error.to_string() });
-                tokio::select! {
-                    () = tokio::time::sleep(STORE_RETRY) => {}
-                    () = self.stop.cancelled() => return,
-                }
-            }
-        }
-    }
-
     async fn accept_each(self: &Arc<Self>, groups: Vec<Vec<Decoded>>) -> Vec<Result<Vec<Receipt>, NotAccepted>> {
         let checks: Vec<_> = groups.iter().map(|jobs| self.check(jobs)).collect();
         let good = groups.into_iter().zip(&checks).filter(|(_, check)| check.is_ok()).map(|(jobs, _)| jobs).collect();
@@ -174,19 +154,52 @@ impl Inner {
         let mut groups = groups;
         self.complete(&mut groups).await?;
         let now = Timestamp::now();
-        let (new_jobs, mut prepared) = self.prepare_all(groups, now).await?;
+        let (new_jobs, prepared) = self.prepare_all(groups, now).await?;
         let new_jobs = Arc::new(new_jobs);
         let lease = self.store.lease_until(now.saturating_add(self.lease));
-        let answers = self.store.accept_all(new_jobs.clone(), lease).await?;
-        fail::fail_point!("accept-committed");
-        let answer = |((answer, jobs), prepared): ((_, &Vec<NewJob>), Vec<Prepared>)| match answer {
-            Ok(accepted) => Ok(self.receipts(jobs, prepared, accepted, now)),
-            Err(Conflicts(places)) => Err(NotAccepted::Conflict(places.into_iter().map(|at| conflict(&prepared[at], &jobs[at])).collect())),
-        };
-        Ok(answers.into_iter().zip(new_jobs.iter()).zip(prepared.drain(..)).map(answer).collect())
+        let has_drafts = prepared.iter().flatten().any(|prepared| !prepared.drafts.is_empty());
+        let (committing, turn) = self.enqueue(new_jobs.clone(), lease, has_drafts).await?;
+        let mut shown = Vec::new();
+        let answers = committing.committed().await.flatten().map(|answers| {
+            fail::fail_point!("accept-committed");
+            let answer = |((answer, jobs), prepared): ((_, &Vec<NewJob>), Vec<Prepared>)| match answer {
+                Ok(accepted) => Ok(self.receipts(jobs, prepared, accepted, now, &mut shown)),
+                Err(Conflicts(places)) => {
+                    Err(NotAccepted::Conflict(places.into_iter().map(|at| conflict(&prepared[at], &jobs[at])).collect()))
+                }
+            };
+            answers.into_iter().zip(new_jobs.iter()).zip(prepared).map(answer).collect()
+        });
+        if let Some(turn) = turn {
+            self.lanes[Channel::Live].show_in_turn(shown, turn);
+        }
+        answers
     }
 
-    fn receipts(&self, jobs: &[NewJob], prepared: Vec<Prepared>, accepted: Vec<Accepted>, now: Timestamp) -> Vec<Receipt> {
+    /// In turn with the live lane's commits, where there will be something to publish.
+    async fn enqueue(
+        &self,
+        jobs: Arc<Vec<Vec<NewJob>>>,
+        lease: Lease,
+        has_drafts: bool,
+    ) -> Result<(Committing<Answers>, Option<Turn>), StoreError> {
+        let enqueue = self.store.accept_all(jobs, lease);
+        if has_drafts {
+            self.lanes[Channel::Live].in_turn(enqueue).await.map(|(committing, turn)| (committing, Some(turn)))
+        } else {
+            Ok((enqueue.await?, None))
+        }
+    }
+
+    /// Receipts for one group; what is stored already is for the caller to show.
+    fn receipts(
+        &self,
+        jobs: &[NewJob],
+        prepared: Vec<Prepared>,
+        accepted: Vec<Accepted>,
+        now: Timestamp,
+        shown: &mut Vec<StoredDraft>,
+    ) -> Vec<Receipt> {
         let receipt = |((job, prepared), accepted): ((&NewJob, Prepared), Accepted)| {
             let id = job.envelope.id.clone();
             match accepted {
@@ -194,12 +207,12 @@ impl Inner {
                     emit(&Event::JobRepeated { job: &id });
                     Receipt { id, deliveries, repeated: true, skipped }
                 }
-                Accepted::New { num, suppressed } => {
+                Accepted::New { num, begun } => {
                     let deliveries = job.planned.iter().map(|(_, count)| count).sum();
                     let template = job.envelope.template.as_ref().map(TemplateName::as_str);
                     let traceparent = job.envelope.traceparent.as_deref();
                     emit(&Event::JobAccepted { job: &id, template, deliveries, skipped: job.skipped.len(), traceparent });
-                    self.hand_over(job, num, &suppressed, prepared, now);
+                    shown.extend(self.hand_over(job, num, begun, prepared, now));
                     Receipt { id, deliveries, repeated: false, skipped: job.skipped.clone() }
                 }
             }
@@ -247,8 +260,9 @@ impl Inner {
         let jobs: usize = groups.iter().map(Vec::len).sum();
         let inner = self.clone();
         let prepare = move || {
-            let group = |jobs: Vec<Decoded>| jobs.into_iter().map(|decoded| inner.prepare(decoded, now)).unzip();
-            groups.into_iter().map(group).unzip()
+            let mut stored_limit = STORED_LIMIT;
+            let mut group = |jobs: Vec<Decoded>| jobs.into_iter().map(|decoded| inner.prepare(decoded, &mut stored_limit, now)).unzip();
+            groups.into_iter().map(&mut group).unzip()
         };
         if recipients <= INLINE_LIMIT.max(jobs) {
             return Ok(prepare());
@@ -256,7 +270,9 @@ impl Inner {
         tokio::task::spawn_blocking(prepare).await.map_err(|panicked| StoreError::Read(panicked.to_string()))
     }
 
-    fn prepare(&self, decoded: Decoded, now: Timestamp) -> (NewJob, Prepared) {
+    /// `stored_limit` is lowered by the live notifications that are to be stored at once: to 0 by one that is not, so that none of a later
+    /// job overtakes it.
+    fn prepare(&self, decoded: Decoded, stored_limit: &mut usize, now: Timestamp) -> (NewJob, Prepared) {
         let Decoded { job, id, body_hash, traceparent, root } = decoded;
         let templates = self.templates.current();
         let available = match &job.template {
@@ -278,7 +294,7 @@ impl Inner {
             push_condition: job.push_condition.as_deref(),
         });
         let planned = planned_by_channel(&expanded);
-        let mut prepared = Prepared { root, priority, reservations: PerChannel::default() };
+        let mut prepared = Prepared { root, priority, reservations: PerChannel::default(), drafts: Vec::new() };
         let envelope = Arc::new(Envelope {
             id,
             template: job.template,
@@ -288,6 +304,7 @@ impl Inner {
             metadata: job.metadata,
             traceparent,
         });
+        let key = DeliveryId::job_key(&envelope.id);
         let deliveries = if expanded.deliveries.len() > STEP {
             NewDeliveries::Later(to_json(&Plan {
                 recipients: job.to,
@@ -300,27 +317,67 @@ impl Inner {
                 expires_at: Channel::ALL.map(|channel| expires_at[channel]).to_vec(),
             }))
         } else {
-            prepared.reservations = self.reserve(priority, &planned, due_at, now);
+            prepared.reservations = self.reserve(priority, &planned, *stored_limit, due_at, now);
             let list = envelope.template.as_ref().and_then(|name| templates.unsubscribe_list(name));
-            NewDeliveries::Rows(place(expanded.deliveries, priority, due_at, list.as_ref(), &expires_at, &prepared.reservations))
+            let mut rows = place(expanded.deliveries, priority, due_at, list.as_ref(), &expires_at, &prepared.reservations);
+            prepared.drafts = self.draft(&mut rows, key, &envelope, &mut prepared.reservations[Channel::Live], now);
+            let all_stored = prepared.drafts.len() == planned[Channel::Live] as usize || due_at > now;
+            *stored_limit = if all_stored { *stored_limit - prepared.drafts.len() } else { 0 };
+            NewDeliveries::Rows(rows)
         };
-        let key = DeliveryId::job_key(&envelope.id);
         let planned = planned.iter().filter(|(_, count)| **count > 0).map(|(channel, count)| (channel, *count)).collect();
         let document = to_json(&*envelope);
         (NewJob { key, body_hash, envelope, document, accepted_at: now, skipped: expanded.skipped, planned, deliveries }, prepared)
     }
 
-    fn reserve(&self, priority: Priority, planned: &PerChannel<u32>, due_at: Timestamp, now: Timestamp) -> PerChannel<Option<Reservation>> {
+    fn reserve(
+        &self,
+        priority: Priority,
+        planned: &PerChannel<u32>,
+        live_at_once: usize,
+        due_at: Timestamp,
+        now: Timestamp,
+    ) -> PerChannel<Option<Reservation>> {
         PerChannel::from_fn(|channel| {
-            (due_at <= now && planned[channel] > 0).then(|| self.lanes[channel].reserve(priority, planned[channel] as usize, now))
+            let wanted = planned[channel] as usize;
+            let at_once = if channel == Channel::Live { live_at_once } else { wanted };
+            (due_at <= now && wanted > 0).then(|| self.lanes[channel].reserve(priority, wanted, at_once, now))
         })
     }
 
-    /// After the commit: each delivery to where its row says it is.
-    fn hand_over(&self, job: &NewJob, num: i64, suppressed: &[u32], mut prepared: Prepared, now: Timestamp) {
+    /// Renders the live notifications that have a free slot, so that the commit of their rows is that of their items too.
+    fn draft(
+        &self,
+        rows: &mut [NewDelivery],
+        job_key: [u8; 12],
+        envelope: &Arc<Envelope>,
+        reservation: &mut Option<Reservation>,
+        now: Timestamp,
+    ) -> Vec<Draft> {
+        let mut drafts = Vec::new();
+        for (ordinal, row) in (0..).zip(rows) {
+            if row.channel != Channel::Live || !matches!(row.placement, Placement::Sending { .. }) {
+                continue;
+            }
+            if let Some((draft, placement)) = self.lanes[Channel::Live].draft(delivery(row, 0, ordinal, job_key, envelope), now) {
+                drafts.push(draft);
+                row.placement = placement;
+            } else {
+                let has_room = reservation.as_mut().is_some_and(Reservation::leave_a_slot);
+                row.placement = if has_room { Placement::Leased } else { Placement::Waiting };
+            }
+        }
+        drafts
+    }
+
+    /// After the commit: each delivery to where its row says it is. Those that are stored already come back, to be shown.
+    fn hand_over(&self, job: &NewJob, num: i64, begun: Begun, mut prepared: Prepared, now: Timestamp) -> Vec<StoredDraft> {
         match &job.deliveries {
-            NewDeliveries::Later(_) => self.large_job.notify_one(),
-            NewDeliveries::Rows(rows) => self.hand_over_rows(rows, num, 0, suppressed, job.key, &job.envelope, &mut prepared, now),
+            NewDeliveries::Later(_) => {
+                self.large_job.notify_one();
+                Vec::new()
+            }
+            NewDeliveries::Rows(rows) => self.hand_over_rows(rows, num, 0, begun, job.key, &job.envelope, &mut prepared, now),
         }
     }
 
@@ -330,64 +387,33 @@ impl Inner {
         rows: &[NewDelivery],
         job: i64,
         from: u32,
-        suppressed: &[u32],
+        begun: Begun,
         job_key: [u8; 12],
         envelope: &Arc<Envelope>,
         prepared: &mut Prepared,
         now: Timestamp,
-    ) {
+    ) -> Vec<StoredDraft> {
+        let mut shown = Vec::new();
+        let Begun { suppressed, stored } = begun;
+        let (mut drafts, mut stored) = (std::mem::take(&mut prepared.drafts).into_iter(), stored.into_iter());
         for (ordinal, row) in (from..).zip(rows) {
+            let draft = if matches!(row.placement, Placement::Stored { .. }) { drafts.next() } else { None };
             // In order, as the rows are.
             if suppressed.binary_search(&ordinal).is_ok() {
                 emit(&Event::DeliverySuppressed { delivery: &delivery(row, job, ordinal, job_key, envelope) });
                 continue;
             }
             let reservation = prepared.reservations[row.channel].as_mut();
-            match (row.placement, reservation) {
+            match (&row.placement, reservation) {
                 (Placement::Leased, Some(reservation)) => reservation.enqueue(delivery(row, job, ordinal, job_key, envelope)),
                 (Placement::Sending { .. }, Some(reservation)) => reservation.start(delivery(row, job, ordinal, job_key, envelope), now),
+                (Placement::Stored { .. }, Some(reservation)) => {
+                    shown.extend(draft.zip(stored.next()).and_then(|(draft, stored)| reservation.stored(draft, job, stored)));
+                }
                 _ => self.lanes[row.channel].wake_at(prepared.priority, row.due_at),
             }
         }
-    }
-
-    /// One large job to its end, from its cursor on.
-    async fn expand_large(&self, expansion: Expansion) -> Result<(), StoreError> {
-        let expanded = tokio::task::spawn_blocking(move || (expand(expand_of(&expansion.plan)), expansion)).await;
-        let (expanded, expansion) = expanded.map_err(|panicked| StoreError::Read(panicked.to_string()))?;
-        if expanded.deliveries.len() != expansion.planned as usize {
-            let (found, planned) = (expanded.deliveries.len(), expansion.planned);
-            return Err(StoreError::Read(format!("job {}: its plan makes {found} deliveries, not {planned}", expansion.envelope.id)));
-        }
-        let plan = &expansion.plan;
-        let expires_at = PerChannel::from_fn(|channel| plan.expires_at.get(channel as usize).copied().unwrap_or(Timestamp::FAR_FUTURE));
-        let job_key = DeliveryId::job_key(&expansion.envelope.id);
-        let mut made = expansion.made as usize;
-        while made < expanded.deliveries.len() && !self.stop.is_cancelled() {
-            let step = &expanded.deliveries[made..(made + STEP).min(expanded.deliveries.len())];
-            let now = Timestamp::now();
-            let mut planned = PerChannel::default();
-            for delivery in step {
-                planned[delivery.channel] += 1;
-            }
-            let reservations = self.reserve(plan.priority, &planned, plan.due_at, now);
-            let mut prepared = Prepared { root: Cow::Borrowed("$"), priority: plan.priority, reservations };
-            let list = expansion.envelope.template.as_ref().and_then(|name| self.templates.current().unsubscribe_list(name));
-            let rows = place(step.to_vec(), plan.priority, plan.due_at, list.as_ref(), &expires_at, &prepared.reservations);
-            let from = u32::try_from(made).unwrap_or(u32::MAX);
-            let lease = self.store.lease_until(now.saturating_add(self.lease));
-            let collapse_key = expansion.envelope.collapse_key.clone();
-            match self.store.make_deliveries(expansion.job, from, rows.clone(), collapse_key, lease).await? {
-                Step::Made { suppressed } => {
-                    self.hand_over_rows(&rows, expansion.job, from, &suppressed, job_key, &expansion.envelope, &mut prepared, now);
-                }
-                // None of them may begin: what was reserved for them is free again.
-                Step::MadeCancelled => {}
-                Step::Moved => return Ok(()),
-            }
-            made += rows.len();
-        }
-        Ok(())
+        shown
     }
 }
 
@@ -411,87 +437,5 @@ fn complete(recipient: &mut Recipient, contact: &Contact) {
     recipient.timezone = recipient.timezone.or(contact.timezone);
     if recipient.push_tokens.is_empty() {
         recipient.push_tokens = contact.push_tokens.iter().map(|entry| entry.token.clone()).collect();
-    }
-}
-
-fn expand_of(plan: &Plan) -> Expand<'_> {
-    Expand {
-        recipients: &plan.recipients,
-        channels: &plan.channels,
-        available: plan.available.iter().copied().collect::<ChannelSet>(),
-        // A topic is one delivery: never a large job.
-        topic: None,
-        push_topic: plan.push_topic.as_deref(),
-        push_condition: plan.push_condition.as_deref(),
-    }
-}
-
-fn planned_by_channel(expanded: &Expanded) -> PerChannel<u32> {
-    let mut planned = PerChannel::default();
-    for delivery in &expanded.deliveries {
-        planned[delivery.channel] += 1;
-    }
-    planned
-}
-
-/// Rows for `deliveries`: free slots first, then room in memory, the rest waits in the store.
-fn place(
-    deliveries: Vec<Planned>,
-    priority: Priority,
-    due_at: Timestamp,
-    list: Option<&Arc<str>>,
-    expires_at: &PerChannel<Timestamp>,
-    reservations: &PerChannel<Option<Reservation>>,
-) -> Vec<NewDelivery> {
-    let mut slots = PerChannel::from_fn(|channel| reservations[channel].as_ref().map_or(0, Reservation::slots));
-    let mut room = PerChannel::from_fn(|channel| reservations[channel].as_ref().map_or(0, Reservation::room));
-    let now = Timestamp::now();
-    deliveries
-        .into_iter()
-        .map(|planned| {
-            let channel = planned.channel;
-            let placement = match &reservations[channel] {
-                // The gate that refuses what has expired is not passed on this way.
-                Some(reservation) if slots[channel] > 0 && expires_at[channel] > now => {
-                    slots[channel] -= 1;
-                    Placement::Sending { provider: reservation.provider() }
-                }
-                Some(_) if room[channel] > 0 => {
-                    room[channel] -= 1;
-                    Placement::Leased
-                }
-                _ => Placement::Waiting,
-            };
-            NewDelivery {
-                channel,
-                priority,
-                user_id: planned.user_id,
-                address: planned.address,
-                locale: planned.locale,
-                timezone: planned.timezone,
-                list: list.cloned(),
-                due_at,
-                expires_at: expires_at[channel],
-                placement,
-            }
-        })
-        .collect()
-}
-
-fn delivery(row: &NewDelivery, job: i64, ordinal: u32, job_key: [u8; 12], envelope: &Arc<Envelope>) -> Delivery {
-    Delivery {
-        key: DeliveryKey { job, ordinal },
-        id: DeliveryId::new(job_key, ordinal),
-        job: envelope.clone(),
-        channel: row.channel,
-        priority: row.priority,
-        user_id: row.user_id.clone(),
-        address: row.address.clone(),
-        locale: row.locale.clone(),
-        timezone: row.timezone,
-        attempts: 0,
-        pinned: None,
-        due_at: row.due_at,
-        expires_at: row.expires_at,
     }
 }

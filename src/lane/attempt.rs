@@ -4,7 +4,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use futures_util::FutureExt as _;
 
-use super::{Carrier, Lane, STORE_RETRY, Slot, carried::Permitted};
+use super::{Carrier, Lane, STORE_RETRY, Slot, carried::Permitted, live::Unwritten};
 use crate::{
     event::{self, Event, emit},
     model::{Body, Channel, Code, Delivery, Message, Outcome, PermanentKind, Status, Timestamp, Verdict, cut},
@@ -39,12 +39,15 @@ impl Lane {
     /// Records that these attempts begin, in one commit, and makes them.
     pub(super) fn begin(self: Arc<Self>, batch: Vec<Ready>) {
         let lane = self.clone();
-        self.tracker.spawn(async move {
-            match lane.carrier {
-                Carrier::Sockets(_) => lane.send_live(batch).await,
-                Carrier::Providers(_) => lane.open_gates(batch).await,
+        match self.carrier {
+            Carrier::Sockets(_) => {
+                let unwritten = Unwritten::taken(&self);
+                self.tracker.spawn(async move { lane.send_live(batch, unwritten).await });
             }
-        });
+            Carrier::Providers(_) => {
+                self.tracker.spawn(async move { lane.open_gates(batch).await });
+            }
+        }
     }
 
     /// Makes an attempt that is recorded already.

@@ -194,11 +194,13 @@ impl Lane {
         Err(earliest)
     }
 
-    /// Calls to the preferred provider that may begin without asking the dispatcher: it is healthy, and the lane has no pace of its own.
+    /// Attempts through the preferred provider that may begin without asking the dispatcher: it is healthy, and the lane has no pace of
+    /// its own.
     pub(super) fn permitted_directly(&self, wanted: usize, now: Timestamp) -> usize {
-        match self.carrier.providers().first() {
-            Some(carried) if self.pace.is_none() => carried.acquire_many(wanted, now),
-            _ => 0,
+        match &self.carrier {
+            _ if self.pace.is_some() => 0,
+            Carrier::Sockets(_) => wanted,
+            Carrier::Providers(carried) => carried.first().map_or(0, |carried| carried.acquire_many(wanted, now)),
         }
     }
 

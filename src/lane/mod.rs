@@ -27,6 +27,7 @@ use self::{attempt::Ready, carried::Permitted, queue::Queue};
 pub use self::{
     breaker::{Breaker, BreakerState},
     carried::{Carried, Carrier, ProviderStatus},
+    live::{Draft, StoredDraft, Turn},
     pace::{Pace, PaceSettings, PaceStatus},
     reservation::Reservation,
 };
@@ -75,6 +76,8 @@ pub struct Lane {
 struct State {
     queue: Queue,
     free_slots: usize,
+    /// Batches taken that are not with the writer yet. Of the live lane: whatever comes later waits for them.
+    unwritten: usize,
     claiming: bool,
     renewed_at: Timestamp,
 }
@@ -105,8 +108,8 @@ impl Lane {
         links: Arc<UnsubscribeLinks>,
     ) -> Arc<Self> {
         let pace = config.rate.and_then(NonZeroU32::new).map(|rate| RateLimiter::direct(Quota::per_second(rate)));
-        let state =
-            State { queue: Queue::new(config.queue), free_slots: config.concurrency, claiming: false, renewed_at: Timestamp::now() };
+        let (queue, free_slots) = (Queue::new(config.queue), config.concurrency);
+        let state = State { queue, free_slots, unwritten: 0, claiming: false, renewed_at: Timestamp::now() };
         Arc::new(Self {
             channel,
             config,
@@ -317,7 +320,7 @@ impl Lane {
         if !state.queue.is_empty() {
             wait = wait.min(self.lease / 2);
         }
-        while batch.len() + aside.len() < BATCH_LIMIT && state.free_slots > 0 && !state.queue.is_empty() {
+        while batch.len() + aside.len() < BATCH_LIMIT && state.free_slots > 0 && state.unwritten == 0 && !state.queue.is_empty() {
             let permitted = match self.permitted(now) {
                 Ok(permitted) => permitted,
                 Err(until) => {
@@ -343,6 +346,9 @@ impl Lane {
                 }
                 Err(until) => aside.push((delivery, until)),
             }
+        }
+        if !batch.is_empty() && matches!(self.carrier, Carrier::Sockets(_)) {
+            state.unwritten += 1;
         }
         drop(state);
         if !aside.is_empty() {

@@ -36,6 +36,11 @@ impl Queue {
         self.capacity.saturating_sub(self.waiting[index].len() + self.reserved[index])
     }
 
+    /// Room promised, of all priorities.
+    pub fn reserved(&self) -> usize {
+        self.reserved.iter().sum()
+    }
+
     /// Promises room for up to `wanted` deliveries; says for how many.
     pub fn reserve(&mut self, priority: Priority, wanted: usize) -> usize {
         let granted = wanted.min(self.room(priority));

@@ -2,8 +2,16 @@
 
 use std::sync::Arc;
 
-use super::{Lane, Slot, attempt::Ready, carried::Permitted};
-use crate::model::{Delivery, Priority, Timestamp};
+use super::{
+    Lane, Slot,
+    attempt::Ready,
+    carried::Permitted,
+    live::{Draft, StoredDraft},
+};
+use crate::{
+    model::{Delivery, Priority, Timestamp},
+    store::LiveStored,
+};
 
 /// Places in one lane for one job's deliveries. What is not used is given back when this is dropped.
 pub struct Reservation {
@@ -13,20 +21,24 @@ pub struct Reservation {
     room: usize,
 }
 
+/// Deliveries on their way into memory that a later one with a free slot does not overtake.
+const CROWD: usize = 64;
+
 /// The preferred provider: the only one that first attempts go to directly.
-const PREFERRED: Permitted = Permitted { provider: 0, is_probe: false };
+pub(super) const PREFERRED: Permitted = Permitted { provider: 0, is_probe: false };
 
 impl Lane {
-    /// Takes up to `wanted` places for deliveries that are due now. Free slots first: for those, the first attempt may be recorded in
-    /// accept's own commit. Nothing when older deliveries still wait in the store: they come first.
-    pub fn reserve(self: &Arc<Self>, priority: Priority, wanted: usize, now: Timestamp) -> Reservation {
+    /// Takes up to `wanted` places for deliveries that are due now. Free slots first, up to `at_once`: for those, the first attempt may be
+    /// recorded in accept's own commit. No slots when older deliveries are in memory, or many on their way into it, nothing when they still
+    /// wait in the store: they come first.
+    pub fn reserve(self: &Arc<Self>, priority: Priority, wanted: usize, at_once: usize, now: Timestamp) -> Reservation {
         let mut reservation = Reservation { lane: self.clone(), priority, slots: Vec::new(), room: 0 };
         if wanted == 0 || self.stop.is_cancelled() || self.is_due(priority, now) {
             return reservation;
         }
         let mut state = self.state();
-        if state.queue.is_empty() && !state.claiming {
-            let slots = self.permitted_directly(wanted.min(state.free_slots), now);
+        if state.queue.is_empty() && state.queue.reserved() < CROWD && state.unwritten == 0 && !state.claiming {
+            let slots = self.permitted_directly(wanted.min(at_once).min(state.free_slots), now);
             state.free_slots -= slots;
             reservation.slots.extend((0..slots).map(|_| Slot(self.clone())));
         }
@@ -46,6 +58,14 @@ impl Reservation {
         self.room
     }
 
+    /// Takes room instead of one of the slots; false when there is none.
+    pub fn leave_a_slot(&mut self) -> bool {
+        self.slots.pop();
+        let granted = self.lane.state().queue.reserve(self.priority, 1);
+        self.room += granted;
+        granted == 1
+    }
+
     /// The provider of those first attempts.
     pub fn provider(&self) -> &'static str {
         self.lane.provider_name(PREFERRED.provider)
@@ -57,6 +77,11 @@ impl Reservation {
             let ready = Ready { delivery, permitted: PREFERRED, slot };
             self.lane.clone().attempt(ready, started_at);
         }
+    }
+
+    /// Takes along the slot of a live notification that accept's commit stored for the job in this row.
+    pub fn stored(&mut self, draft: Draft, job: i64, stored: LiveStored) -> Option<StoredDraft> {
+        self.slots.pop().map(|slot| StoredDraft::new(draft, job, stored, slot))
     }
 
     /// Hands over a delivery that was committed as leased.

@@ -5,9 +5,14 @@ use std::{collections::HashMap, sync::Arc};
 use rusqlite::{OptionalExtension, params};
 use serde_json::Value;
 
-use super::{Store, StoreError, tx::Tx, writer::Urgency};
+use super::{
+    Begin, Lease, LiveItem, LiveStored, Store, StoreError,
+    live::{ROWS_PER_ITEM, store_begun},
+    tx::Tx,
+    writer::{Committing, Urgency},
+};
 use crate::model::{
-    Address, Channel, Code, DeliveryKey, Envelope, Locale, Priority, Recipient, Skipped, Status, TimeZone, Timestamp, UserId,
+    Address, Channel, Code, DeliveryKey, Envelope, Locale, Priority, Recipient, Skipped, Status, Stream, TimeZone, Timestamp, UserId,
 };
 
 /// A job checked and expanded, ready to be written.
@@ -79,7 +84,7 @@ pub struct NewDelivery {
 }
 
 /// Where a new delivery goes the moment it is committed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Placement {
     /// Into the store alone, for a lane to claim when due.
     Waiting,
@@ -87,20 +92,34 @@ pub enum Placement {
     Leased,
     /// Into a free slot: its first attempt is recorded in the same commit. Unless its address is suppressed: then that is recorded.
     Sending { provider: &'static str },
+    /// Into its stream: a live notification, in JSON, whose first attempt begins and ends in the same commit.
+    Stored { provider: &'static str, stream: Stream, notification: Arc<str> },
 }
 
 /// What became of each job offered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Accepted {
-    /// Written; the job's row, and the ordinals of what was to be sent at once and is suppressed.
-    New { num: i64, suppressed: Vec<u32> },
+    /// Written: the job's row.
+    New { num: i64, begun: Begun },
     /// Known already, with the same body.
     Repeat { deliveries: u32, skipped: Vec<Skipped> },
+}
+
+/// What became of deliveries whose first attempt was to begin in the commit that made them. All else of it has begun.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Begun {
+    /// The ordinals of those whose address is suppressed, ascending.
+    pub suppressed: Vec<u32>,
+    /// Live notifications that are in their streams and `sent`, in order.
+    pub stored: Vec<LiveStored>,
 }
 
 /// The places, in their group, of jobs whose id is known with another body. Nothing of the group was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflicts(pub Vec<usize>);
+
+/// What accept answers for each group of jobs offered; an error when it takes none at present.
+pub type Answers = Result<Vec<Result<Vec<Accepted>, Conflicts>>, StoreError>;
 
 /// A large job taken up by the expander.
 #[derive(Debug)]
@@ -115,8 +134,8 @@ pub struct Expansion {
 /// What one step of a large job did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Made; with the ordinals of what was to be sent at once and is suppressed.
-    Made { suppressed: Vec<u32> },
+    /// Made; and what became of those that were to begin at once.
+    Made { begun: Begun },
     /// Made as cancelled, whatever their placement: the job was cancelled meanwhile, and its lanes get nothing.
     MadeCancelled,
     /// The cursor is elsewhere: somebody else made these, or the job is gone.
@@ -124,30 +143,25 @@ pub enum Step {
 }
 
 impl Store {
-    /// Writes each of `groups` whole or not at all, all of them in one commit; a group sees what those before it wrote. Resolves after the
-    /// commit, with an answer for each group, in order.
+    /// Hands `groups` to the writer: each whole or not at all, all of them in one commit; a group sees what those before it wrote. The
+    /// answer has one for each group, in order.
     ///
     /// # Errors
     /// The store cannot be written, or it takes no jobs until events are published. Conflicts are an answer, not an error.
-    pub async fn accept_all(
-        &self,
-        groups: Arc<Vec<Vec<NewJob>>>,
-        lease: super::Lease,
-    ) -> Result<Vec<Result<Vec<Accepted>, Conflicts>>, StoreError> {
+    pub async fn accept_all(&self, groups: Arc<Vec<Vec<NewJob>>>, lease: Lease) -> Result<Committing<Answers>, StoreError> {
         let rows = groups.iter().flatten().map(|job| 1 + job.row_count()).sum();
-        let idempotency_retention = self.settings.idempotency_retention;
+        let (idempotency_retention, inbox_limit) = (self.settings.idempotency_retention, self.settings.inbox_limit);
         self.writer
-            .write(Urgency::Normal, rows, move |tx| {
+            .enqueue(Urgency::Normal, rows, move |tx| {
                 if tx.is_closed_by_events() {
                     return Ok(Err(StoreError::EventsFull));
                 }
-                let remembered_since = tx.now.saturating_sub(idempotency_retention);
-                let accepted =
-                    groups.iter().map(|jobs| insert_group(tx, jobs, remembered_since, lease)).collect::<rusqlite::Result<_>>()?;
+                let terms = Terms { remembered_since: tx.now.saturating_sub(idempotency_retention), lease, inbox_limit };
+                let accepted = groups.iter().map(|jobs| insert_group(tx, jobs, &terms)).collect::<rusqlite::Result<_>>()?;
                 fail::fail_point!("accept-before-commit");
                 Ok(Ok(accepted))
             })
-            .await?
+            .await
     }
 
     /// The oldest large job that has deliveries still to make.
@@ -177,9 +191,10 @@ impl Store {
         from: u32,
         deliveries: Vec<NewDelivery>,
         collapse_key: Option<String>,
-        lease: super::Lease,
+        lease: Lease,
     ) -> Result<Step, StoreError> {
         let step = u32::try_from(deliveries.len()).unwrap_or(u32::MAX);
+        let inbox_limit = self.settings.inbox_limit;
         self.writer
             .write(Urgency::Background, deliveries.len(), move |tx| {
                 let cancelled_at = tx
@@ -188,15 +203,15 @@ impl Store {
                     .query_row((job, from, step), |row| row.get::<_, Option<i64>>(0))
                     .optional()?;
                 let Some(cancelled_at) = cancelled_at else { return Ok(Step::Moved) };
-                let rows = Rows { job, from, deliveries: &deliveries, collapse_key: collapse_key.as_deref(), lease };
+                let rows = Rows { job, from, deliveries: &deliveries, collapse_key: collapse_key.as_deref(), lease, inbox_limit };
                 let made = if cancelled_at.is_some() {
                     insert_deliveries(tx, rows, Collapse::Nobody)?;
                     super::cancel::cancel_from(tx, job, from)?;
                     Step::MadeCancelled
                 } else {
-                    let suppressed = insert_deliveries(tx, rows, Collapse::Older)?;
+                    let begun = insert_deliveries(tx, rows, Collapse::Older)?;
                     collapse_into_newer(tx, rows)?;
-                    Step::Made { suppressed }
+                    Step::Made { begun }
                 };
                 tx.connection
                     .prepare_cached("DELETE FROM expansions WHERE job = ?1 AND (SELECT made = planned FROM jobs WHERE num = ?1)")?
@@ -211,7 +226,9 @@ impl Store {
 impl NewJob {
     fn row_count(&self) -> usize {
         match &self.deliveries {
-            NewDeliveries::Rows(rows) => rows.len(),
+            NewDeliveries::Rows(rows) => {
+                rows.iter().map(|row| if matches!(row.placement, Placement::Stored { .. }) { ROWS_PER_ITEM } else { 1 }).sum()
+            }
             NewDeliveries::Later(_) => 1,
         }
     }
@@ -221,14 +238,17 @@ impl NewJob {
     }
 }
 
-/// All of `jobs` or none.
-fn insert_group(
-    tx: &mut Tx<'_>,
-    jobs: &[NewJob],
+/// What accept goes by in one commit.
+struct Terms {
+    /// Ids of purged jobs accepted since then are remembered.
     remembered_since: Timestamp,
-    lease: super::Lease,
-) -> rusqlite::Result<Result<Vec<Accepted>, Conflicts>> {
-    let known = known_of_all(tx, jobs, remembered_since)?;
+    lease: Lease,
+    inbox_limit: u32,
+}
+
+/// All of `jobs` or none.
+fn insert_group(tx: &mut Tx<'_>, jobs: &[NewJob], terms: &Terms) -> rusqlite::Result<Result<Vec<Accepted>, Conflicts>> {
+    let known = known_of_all(tx, jobs, terms.remembered_since)?;
     let conflicts: Vec<usize> =
         known.iter().enumerate().filter(|(_, known)| matches!(known, Known::Conflict)).map(|(place, _)| place).collect();
     if !conflicts.is_empty() {
@@ -239,8 +259,8 @@ fn insert_group(
         accepted.push(match known {
             Known::Repeat { deliveries, skipped } => Accepted::Repeat { deliveries, skipped },
             Known::New | Known::Conflict => {
-                let (num, suppressed) = insert_job(tx, job, lease)?;
-                Accepted::New { num, suppressed }
+                let (num, begun) = insert_job(tx, job, terms)?;
+                Accepted::New { num, begun }
             }
         });
     }
@@ -294,8 +314,8 @@ fn known(tx: &Tx<'_>, job: &NewJob, remembered_since: Timestamp) -> rusqlite::Re
     })
 }
 
-/// The job's row, and the ordinals of what is suppressed.
-fn insert_job(tx: &mut Tx<'_>, job: &NewJob, lease: super::Lease) -> rusqlite::Result<(i64, Vec<u32>)> {
+/// The job's row, and what became of those that were to begin at once.
+fn insert_job(tx: &mut Tx<'_>, job: &NewJob, terms: &Terms) -> rusqlite::Result<(i64, Begun)> {
     let planned = job.planned_count();
     let made = match &job.deliveries {
         NewDeliveries::Rows(rows) => rows.len(),
@@ -322,20 +342,22 @@ fn insert_job(tx: &mut Tx<'_>, job: &NewJob, lease: super::Lease) -> rusqlite::R
     for (channel, count) in &job.planned {
         tx.count_accepted(*channel, i64::from(*count));
     }
-    let suppressed = match &job.deliveries {
+    let begun = match &job.deliveries {
         NewDeliveries::Rows(deliveries) => {
-            let rows = Rows { job: num, from: 0, deliveries, collapse_key: job.envelope.collapse_key.as_deref(), lease };
+            let Terms { lease, inbox_limit, .. } = *terms;
+            let collapse_key = job.envelope.collapse_key.as_deref();
+            let rows = Rows { job: num, from: 0, deliveries, collapse_key, lease, inbox_limit };
             insert_deliveries(tx, rows, Collapse::Older)?
         }
         NewDeliveries::Later(plan) => {
             tx.connection.prepare_cached("INSERT INTO expansions (job, plan) VALUES (?1, ?2)")?.execute((num, plan))?;
-            Vec::new()
+            Begun::default()
         }
     };
     if planned == 0 {
         tx.tell_finished(num)?;
     }
-    Ok((num, suppressed))
+    Ok((num, begun))
 }
 
 /// Deliveries of one job that become rows, from ordinal `from` on.
@@ -345,7 +367,8 @@ struct Rows<'a> {
     from: u32,
     deliveries: &'a [NewDelivery],
     collapse_key: Option<&'a str>,
-    lease: super::Lease,
+    lease: Lease,
+    inbox_limit: u32,
 }
 
 /// What new rows do to older ones with their collapse key.
@@ -357,35 +380,35 @@ enum Collapse {
     Nobody,
 }
 
-/// Writes the rows; gives the ordinals of those whose attempt would begin here and whose address is suppressed. All others meet the
-/// list at the gate.
-fn insert_deliveries(tx: &mut Tx<'_>, rows: Rows<'_>, effect: Collapse) -> rusqlite::Result<Vec<u32>> {
-    let Rows { job, from, deliveries, collapse_key, lease } = rows;
+/// Writes the rows; says what became of those whose attempt would begin here. All others meet the list of suppressed addresses at the
+/// gate.
+fn insert_deliveries(tx: &mut Tx<'_>, rows: Rows<'_>, effect: Collapse) -> rusqlite::Result<Begun> {
+    let Rows { job, from, deliveries, collapse_key, lease, .. } = rows;
     let connection = tx.connection;
     let mut insert = connection.prepare_cached(
         "INSERT INTO deliveries (job, ordinal, channel, priority, user_id, address, locale, timezone, collapse_key,
                                  status, attempts, due_at, expires_at, lease_owner, lease_until, provider, attempt_at, updated_at, code)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
     )?;
-    let mut suppressed = Vec::new();
+    let mut begun = Begun::default();
     for (ordinal, delivery) in (from..).zip(deliveries) {
         if let (Some(key), Some(user), Collapse::Older) = (collapse_key, &delivery.user_id, effect) {
             collapse(tx, job, delivery.channel, user, key)?;
         }
-        let placement = if effect == Collapse::Nobody { Placement::Waiting } else { delivery.placement };
+        let placement = if effect == Collapse::Nobody { &Placement::Waiting } else { &delivery.placement };
         let address = delivery.address.as_stored();
         let (status, attempts, provider, code) = match placement {
             Placement::Waiting | Placement::Leased => (Status::Queued, 0, None, None),
-            Placement::Sending { .. } if tx.suppressed_for(delivery.channel, &address, delivery.list.as_deref())?.is_some() => {
-                suppressed.push(ordinal);
+            _ if tx.suppressed_for(delivery.channel, &address, delivery.list.as_deref())?.is_some() => {
+                begun.suppressed.push(ordinal);
                 (Status::Suppressed, 0, None, Some(Code::SUPPRESSED.as_str()))
             }
-            Placement::Sending { provider } => (Status::Sending, 1, Some(provider), None),
+            Placement::Sending { provider } | Placement::Stored { provider, .. } => (Status::Sending, 1, Some(*provider), None),
         };
         let (owner, until) = match placement {
             _ if status == Status::Suppressed => (0, 0),
             Placement::Waiting => (0, 0),
-            Placement::Leased | Placement::Sending { .. } => (lease.owner, lease.until.as_millis()),
+            Placement::Leased | Placement::Sending { .. } | Placement::Stored { .. } => (lease.owner, lease.until.as_millis()),
         };
         insert.execute(params![
             job,
@@ -413,8 +436,17 @@ fn insert_deliveries(tx: &mut Tx<'_>, rows: Rows<'_>, effect: Collapse) -> rusql
         if status != Status::Queued {
             tx.count_moved(key, delivery.channel, Status::Queued, status)?;
         }
+        if let (Placement::Stored { provider, stream, notification }, Status::Sending) = (placement, status) {
+            let item = LiveItem {
+                begin: Begin { key, channel: delivery.channel, attempts: 0, provider, list: None },
+                stream: stream.clone(),
+                notification: notification.clone(),
+                collapse_key: collapse_key.map(str::to_owned),
+            };
+            begun.stored.push(store_begun(tx, &item, tx.now, rows.inbox_limit)?);
+        }
     }
-    Ok(suppressed)
+    Ok(begun)
 }
 
 /// Cancels what an older job still has queued under the same collapse key for this user and channel.

@@ -1,4 +1,5 @@
-//! Live notifications on their way into their streams, and out again when their time is over.
+//! Live notifications on their way into their streams, and out again when their time is over. The first attempt at one may be part of
+//! accept's own commit; all others come by the lane.
 //!
 //! A place is taken under the stream's own counter row in the commit that inserts the item, so that the order of commits is the order of
 //! places. An item that is replaced keeps its place.
@@ -14,6 +15,9 @@ use super::{
     writer::{Committing, Urgency},
 };
 use crate::model::{Status, Stream, Timestamp, Topic, UserId};
+
+/// Rows that a live notification touches on its way into its stream: delivery, attempt, item, and the stream's counter.
+pub(super) const ROWS_PER_ITEM: usize = 4;
 
 /// A live delivery about to be stored.
 #[derive(Clone, Debug)]
@@ -45,8 +49,8 @@ impl Store {
     ) -> Result<Committing<Vec<Result<LiveStored, Gate>>>, StoreError> {
         let inbox_limit = self.settings.inbox_limit;
         self.writer
-            .enqueue(Urgency::Normal, items.len() * 4, move |tx| {
-                let stored = items.iter().map(|item| store_live(tx, item, lease, inbox_limit)).collect::<rusqlite::Result<Vec<_>>>()?;
+            .enqueue(Urgency::Normal, items.len() * ROWS_PER_ITEM, move |tx| {
+                let stored = items.iter().map(|item| open_and_store(tx, item, lease, inbox_limit)).collect::<rusqlite::Result<Vec<_>>>()?;
                 fail::fail_point!("live-before-commit");
                 Ok(stored)
             })
@@ -54,11 +58,15 @@ impl Store {
     }
 }
 
-fn store_live(tx: &mut Tx<'_>, item: &LiveItem, lease: Lease, inbox_limit: u32) -> rusqlite::Result<Result<LiveStored, Gate>> {
-    let started_at = match open_gate(tx, &item.begin, lease)? {
-        Gate::Open { started_at } => started_at,
-        refused => return Ok(Err(refused)),
-    };
+fn open_and_store(tx: &mut Tx<'_>, item: &LiveItem, lease: Lease, inbox_limit: u32) -> rusqlite::Result<Result<LiveStored, Gate>> {
+    match open_gate(tx, &item.begin, lease)? {
+        Gate::Open { started_at } => store_begun(tx, item, started_at, inbox_limit).map(Ok),
+        refused => Ok(Err(refused)),
+    }
+}
+
+/// Puts the item of an attempt that has begun into its stream, and records the attempt as `sent`.
+pub(super) fn store_begun(tx: &mut Tx<'_>, item: &LiveItem, started_at: Timestamp, inbox_limit: u32) -> rusqlite::Result<LiveStored> {
     let stored = match &item.stream {
         Stream::User(user) => insert_inbox(tx, item, user, inbox_limit)?,
         Stream::Topic(topic) => insert_topic(tx, item, topic, inbox_limit)?,
@@ -82,7 +90,7 @@ fn store_live(tx: &mut Tx<'_>, item: &LiveItem, lease: Lease, inbox_limit: u32) 
         due_at: tx.now,
     };
     apply_record(tx, &record)?;
-    Ok(Ok(stored))
+    Ok(stored)
 }
 
 fn insert_inbox(tx: &Tx<'_>, item: &LiveItem, user: &UserId, limit: u32) -> rusqlite::Result<LiveStored> {

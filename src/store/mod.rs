@@ -39,7 +39,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use tokio::sync::Semaphore;
 
 pub use self::{
-    accept::{Accepted, Conflicts, Expansion, NewDeliveries, NewDelivery, NewJob, Placement, Plan, Step},
+    accept::{Accepted, Answers, Begun, Conflicts, Expansion, NewDeliveries, NewDelivery, NewJob, Placement, Plan, Step},
     attempt::{Begin, Gate, Record, Recorded},
     audit::{Audit, StatusTotal},
     callbacks::{Applied, Callback, Moved, Report, SuppressedAddress},

@@ -100,7 +100,7 @@ crash_tests! {
     crash_before_an_attempt_is_committed => "attempt-before-commit" [1, 2, 5],
     crash_before_the_provider_is_called => "attempt-recorded" [1, 2, 40],
     crash_while_a_large_job_is_made => "expansion-before-commit" [1, 2],
-    crash_before_a_live_notification_is_committed => "live-before-commit" [1, 2, 20],
+    crash_before_a_live_notification_is_committed => "live-before-commit" [1, 2, 8],
     crash_before_an_outcome_is_committed => "outcome-before-commit" [1, 2, 150],
     crash_after_the_provider_accepted => "provider-accepted" [1, 2, 150],
     crash_after_any_commit => "store-after-commit" [1, 2, 3, 8, 15],

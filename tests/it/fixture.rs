@@ -8,8 +8,8 @@ use tarishi::{
         UserId,
     },
     store::{
-        Accepted, Audit, Begin, Conflicts, DeliveryFilter, DeliveryView, Gate, Lease, LiveItem, LiveStored, NewDeliveries, NewDelivery,
-        NewJob, Placement, Plan, Purged, Record, Recorded, Step, Store, StoreSettings, SuppressionExpiry,
+        Accepted, Answers, Audit, Begin, Begun, Conflicts, DeliveryFilter, DeliveryView, Gate, Lease, LiveItem, LiveStored, NewDeliveries,
+        NewDelivery, NewJob, Placement, Plan, Purged, Record, Recorded, Step, Store, StoreSettings, SuppressionExpiry,
     },
 };
 
@@ -19,7 +19,7 @@ pub const DAY: Duration = Duration::from_hours(24);
 const PATIENCE: Duration = Duration::from_mins(1);
 pub const PROVIDER: &str = "provider";
 /// A step of a large job, with nothing suppressed.
-pub const MADE: Step = Step::Made { suppressed: Vec::new() };
+pub const MADE: Step = Step::Made { begun: Begun { suppressed: Vec::new(), stored: Vec::new() } };
 
 /// A database the contract is held against.
 pub trait Backend: Send + Sync + 'static {
@@ -125,7 +125,12 @@ impl<B: Backend> TestStore<B> {
     }
 
     pub async fn offer(&self, jobs: Vec<NewJob>) -> Result<Vec<Accepted>, Conflicts> {
-        self.accept_all(Arc::new(vec![jobs]), self.lease()).await.unwrap().remove(0)
+        self.offer_groups(vec![jobs]).await.unwrap().remove(0)
+    }
+
+    /// Offers groups of jobs in one commit.
+    pub async fn offer_groups(&self, groups: Vec<Vec<NewJob>>) -> Answers {
+        self.accept_all(Arc::new(groups), self.lease()).await?.committed().await?
     }
 
     /// Accepts a job that is new; its row.
@@ -420,8 +425,9 @@ impl Offer {
         self.each(|delivery| delivery.expires_at = at)
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "most are made where they are given")]
     pub fn placed(self, placement: Placement) -> Self {
-        self.each(|delivery| delivery.placement = placement)
+        self.each(|delivery| delivery.placement = placement.clone())
     }
 
     /// The kind of mail it is.

@@ -1,6 +1,7 @@
 //! The live channel end to end: a client's own socket, the inbox behind it.
 
 mod abuse;
+mod at_once;
 mod autobahn;
 mod client;
 mod crowd;

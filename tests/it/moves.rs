@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use proptest::prelude::*;
 use tarishi::{
     config::WhenFull,
-    model::{Channel, Code, DeliveryId, DeliveryKey, Status},
+    model::{Channel, Code, DeliveryId, DeliveryKey, Status, Stream},
     store::{Accepted, Attempts, DeliveryFilter, EventKind, EventSettings, Gate, PendingEvent, Placement, Record, Recorded, Step},
 };
 
-use crate::fixture::{HOUR, MADE, Offer, PROVIDER, Sqlite, TestStore, ago, job_id, next_millisecond, outcome, user_id};
+use crate::fixture::{HOUR, MADE, Offer, PROVIDER, Sqlite, TestStore, ago, job_id, next_millisecond, notification, outcome, user_id};
 
 const USERS: [&str; 3] = ["asha", "juma", "neema"];
 const KEYS: [&str; 2] = ["flat", "house"];
@@ -36,7 +36,7 @@ fn op() -> impl Strategy<Value = Op> {
     let key = || prop::option::of(0..KEYS.len());
     let any = 0..1000_usize;
     prop_oneof![
-        2 => (users(), key(), 0..3_usize, prop::bool::weighted(0.15))
+        2 => (users(), key(), 0..4_usize, prop::bool::weighted(0.15))
             .prop_map(|(users, key, placement, is_expired)| Op::Accept { users, key, placement, is_expired }),
         1 => (users(), key()).prop_map(|(users, key)| Op::AcceptLarge { users, key }),
         1 => any.clone().prop_map(|job| Op::Repeat { job }),
@@ -62,6 +62,17 @@ const ENDS: [(&str, Status, Option<Code>); 7] = [
     ("permanent", Status::Failed, Some(Code::ADDRESS_UNSUPPORTED)),
     ("transient", Status::Expired, Some(Code::EXPIRED)),
 ];
+
+/// Where accept may place a delivery. To the store, what goes into a stream at once is no matter of the channel.
+fn placements() -> [Placement; 4] {
+    let stream = Stream::User(user_id("asha"));
+    [
+        Placement::Waiting,
+        Placement::Leased,
+        Placement::Sending { provider: PROVIDER },
+        Placement::Stored { provider: PROVIDER, stream, notification: notification() },
+    ]
+}
 
 /// A delivery as it has to be.
 #[derive(Clone, Debug)]
@@ -159,8 +170,8 @@ impl Run {
     async fn apply(&mut self, op: &Op) {
         match op {
             Op::Accept { users, key, placement, is_expired } => {
-                let placement = [Placement::Waiting, Placement::Leased, Placement::Sending { provider: PROVIDER }][*placement];
-                let expired_too = *is_expired && !matches!(placement, Placement::Sending { .. });
+                let placement = placements()[*placement].clone();
+                let expired_too = *is_expired && matches!(placement, Placement::Waiting | Placement::Leased);
                 self.accept(users, *key, placement, expired_too).await;
             }
             Op::AcceptLarge { users, key } => self.accept_large(users, *key).await,
@@ -224,37 +235,46 @@ impl Run {
 
     async fn accept(&mut self, users: &[usize], key: Option<usize>, placement: Placement, is_expired: bool) {
         let (id, offer) = self.offer(users, key);
-        let offer = if is_expired { offer.expires(ago(HOUR)) } else { offer }.placed(placement);
+        let offer = if is_expired { offer.expires(ago(HOUR)) } else { offer }.placed(placement.clone());
         let num = self.test.take(offer.clone().build()).await;
         let planned = u32::try_from(users.len()).unwrap();
         self.model.accepted += i64::from(planned);
         self.model.jobs.insert(num, ExpectedJob { id, offer, planned, made: planned, is_cancelled: false });
         for (ordinal, user) in (0..).zip(users) {
-            self.insert(DeliveryKey { job: num, ordinal }, *user, key, placement, is_expired);
+            self.insert(DeliveryKey { job: num, ordinal }, *user, key, &placement, is_expired);
         }
     }
 
-    fn insert(&mut self, delivery: DeliveryKey, user: usize, key: Option<usize>, placement: Placement, is_expired: bool) {
+    fn insert(&mut self, delivery: DeliveryKey, user: usize, key: Option<usize>, placement: &Placement, is_expired: bool) {
         let is_same = |one: &Expected| one.key == key && one.user == user && key.is_some() && one.status == Status::Queued;
         for (_, older) in self.model.deliveries.iter_mut().filter(|(other, one)| other.job < delivery.job && is_same(one)) {
             older.move_to(Status::Cancelled, Some("collapsed"));
         }
         let is_overtaken = self.model.deliveries.iter().any(|(other, one)| other.job > delivery.job && is_same(one));
-        let is_sending = matches!(placement, Placement::Sending { .. });
+        let (status, attempts, is_held) = match placement {
+            Placement::Waiting => (Status::Queued, 0, false),
+            Placement::Leased => (Status::Queued, 0, true),
+            Placement::Sending { .. } => (Status::Sending, 1, true),
+            Placement::Stored { .. } => (Status::Sent, 1, false),
+        };
         let mut one = Expected {
-            status: if is_sending { Status::Sending } else { Status::Queued },
+            status,
             code: None,
-            attempts: u32::from(is_sending),
+            attempts,
             user,
             key,
-            is_held: placement != Placement::Waiting,
+            is_held,
             is_cancelling: false,
             is_expired,
             begun_by: self.test.owner(),
             outcomes: BTreeMap::new(),
         };
-        if is_sending {
+        if attempts > 0 {
             assert!(self.model.opened.insert((delivery, 1)));
+            if status == Status::Sent {
+                one.outcomes.insert(1, "sent");
+                self.model.sent.insert(delivery);
+            }
         } else if is_overtaken {
             one.move_to(Status::Cancelled, Some("collapsed"));
         }
@@ -287,10 +307,10 @@ impl Run {
             let collapse = collapse_key.as_ref().and_then(|key| KEYS.iter().position(|one| one == key));
             if job.is_cancelled {
                 // It comes into being as what it is, and does nothing to others.
-                self.insert(key, user, None, Placement::Waiting, false);
+                self.insert(key, user, None, &Placement::Waiting, false);
                 self.model.deliveries.get_mut(&key).unwrap().move_to(Status::Cancelled, Some("cancelled_by_request"));
             } else {
-                self.insert(key, user, collapse, Placement::Waiting, false);
+                self.insert(key, user, collapse, &Placement::Waiting, false);
             }
         }
         self.model.jobs.get_mut(&num).unwrap().made += made;

@@ -208,6 +208,9 @@ contract! {
         }
         live {
             a_notification_is_in_the_inbox_and_sent_in_one_commit
+            accept_itself_stores_what_has_a_place
+            a_job_that_is_not_taken_stores_nothing
+            what_accept_stores_takes_the_place_of_older_ones
             sequences_have_no_gaps_under_concurrency
             a_repeat_finds_its_row
             a_newer_item_replaces_an_older_one

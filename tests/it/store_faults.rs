@@ -128,7 +128,8 @@ async fn a_crash_under_load_loses_no_acknowledged_job() {
         tokio::spawn(async move {
             for number in 0.. {
                 let job = Offer::new(&format!("busy{number}")).many(3).build();
-                if store.accept_all(Arc::new(vec![vec![job]]), lease).await.is_err() {
+                let Ok(committing) = store.accept_all(Arc::new(vec![vec![job]]), lease).await else { break };
+                if committing.committed().await.is_err() {
                     break;
                 }
             }
@@ -324,7 +325,7 @@ async fn no_room(wall: &dyn Wall, folder: &Path) {
     wall.run_into(&test.settings);
     let mut number = 1;
     let error = loop {
-        match test.accept_all(Arc::new(vec![vec![offer(number)]]), test.lease()).await {
+        match test.offer_groups(vec![vec![offer(number)]]).await {
             Ok(_) => number += 1,
             Err(error) => break error,
         }

@@ -1,7 +1,5 @@
 //! Jobs in: new, known, contradicting.
 
-use std::sync::Arc;
-
 use tarishi::{
     model::{Channel, Skipped, SkippedReason, Status},
     store::{Accepted, Conflicts, JobStatus, Placement},
@@ -77,7 +75,7 @@ pub async fn an_array_may_not_contradict_itself<B: Backend>(test: TestStore<B>) 
 /// The answers to these groups, each without the numbers of rows: how many were new and how many repeats, or where the conflicts are.
 async fn offer_groups<B: Backend>(test: &TestStore<B>, groups: Vec<Vec<Offer>>) -> Vec<Result<(usize, usize), Vec<usize>>> {
     let groups = groups.into_iter().map(|group| group.into_iter().map(Offer::build).collect()).collect();
-    let answers = test.accept_all(Arc::new(groups), test.lease()).await.unwrap();
+    let answers = test.offer_groups(groups).await.unwrap();
     let count = |accepted: Vec<Accepted>| {
         let new = accepted.iter().filter(|one| matches!(one, Accepted::New { .. })).count();
         (new, accepted.len() - new)

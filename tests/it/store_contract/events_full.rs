@@ -1,7 +1,5 @@
 //! The limit of pending events, and what gives when it is reached.
 
-use std::sync::Arc;
-
 use tarishi::{
     config::WhenFull,
     model::{Channel, Status},
@@ -18,7 +16,7 @@ async fn limit<B: Backend>(test: &mut TestStore<B>, limit: u64, when_full: WhenF
 
 async fn try_accept<B: Backend>(test: &TestStore<B>, id: &str) -> Result<(), StoreError> {
     let job = Offer::new(id).to(Channel::Email, "asha").build();
-    test.accept_all(Arc::new(vec![vec![job]]), test.lease()).await.map(drop)
+    test.offer_groups(vec![vec![job]]).await.map(drop)
 }
 
 #[track_caller]
@@ -125,9 +123,9 @@ pub async fn a_full_store_is_still_full_after_a_restart<B: Backend>(mut test: Te
 
 pub async fn one_call_of_many_groups_is_refused_whole<B: Backend>(mut test: TestStore<B>) {
     limit(&mut test, 2, WhenFull::Stop).await;
-    let groups = |names: [&str; 3]| Arc::new(names.map(|id| vec![Offer::new(id).to(Channel::Email, "asha").build()]).into());
+    let groups = |names: [&str; 3]| names.map(|id| vec![Offer::new(id).to(Channel::Email, "asha").build()]).into();
     // It is asked once, before the first: what one call brings is taken.
-    assert_eq!(test.accept_all(groups(["a", "b", "c"]), test.lease()).await.unwrap().len(), 3);
-    check_full(&test.accept_all(groups(["d", "e", "f"]), test.lease()).await);
+    assert_eq!(test.offer_groups(groups(["a", "b", "c"])).await.unwrap().len(), 3);
+    check_full(&test.offer_groups(groups(["d", "e", "f"])).await);
     assert_eq!(test.balanced().await.accepted, 3);
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use tarishi::{
     model::{Channel, DeliveryKey, Status, Stream},
-    store::{Begin, Gate, LiveItem, Placement},
+    store::{Accepted, Attempts, Begin, Gate, LiveItem, Placement},
 };
 
 use crate::fixture::{Backend, HOUR, Offer, TestStore, ago, first, job_id, notification, outcome, user_id};
@@ -33,10 +33,61 @@ pub async fn a_notification_is_in_the_inbox_and_sent_in_one_commit<B: Backend>(t
         (view.status, view.provider.as_deref(), view.provider_id.clone()),
         (Status::Sent, Some("sockets"), Some(stored.id.to_string()))
     );
-    let tarishi::store::Attempts::List(attempts) = &view.attempts else { panic!("a job view lists attempts") };
+    let Attempts::List(attempts) = &view.attempts else { panic!("a job view lists attempts") };
     assert!(matches!(&attempts[..], [attempt] if attempt.outcome.as_deref() == Some("sent")));
     assert!(job.finished_at.is_some());
     assert_eq!(test.backend.number(&format!("SELECT count(*) FROM inbox WHERE job = {} AND user_id = 'asha'", key.job)), 1);
+    test.balanced().await;
+}
+
+/// A job whose live notification goes into a user's inbox in accept's own commit.
+fn at_once(id: &str, user: &str) -> Offer {
+    let stream = Stream::User(user_id(user));
+    Offer::new(id).to(Channel::Live, user).placed(Placement::Stored { provider: "sockets", stream, notification: notification() })
+}
+
+pub async fn accept_itself_stores_what_has_a_place<B: Backend>(test: TestStore<B>) {
+    let before = test.commits();
+    let group = ["one", "two"].map(|id| at_once(id, "asha").build()).into();
+    let [Accepted::New { num, begun }, Accepted::New { begun: second, .. }] = &test.offer(group).await.unwrap()[..] else {
+        panic!("both are new");
+    };
+    assert_eq!(test.commits(), before + 1);
+    let [stored] = begun.stored[..] else { panic!("{begun:?}") };
+    assert_eq!((stored.seq, stored.unread, second.stored[0].seq, second.stored[0].unread), (1, 1, 2, 2));
+    let job = test.job(&job_id("one"), 0, 1).await.unwrap().unwrap();
+    let view = &job.deliveries[0];
+    assert_eq!((view.status, view.provider_id.clone()), (Status::Sent, Some(stored.id.to_string())));
+    assert!(matches!(&view.attempts, Attempts::List(attempts) if attempts.len() == 1 && attempts[0].outcome.as_deref() == Some("sent")));
+    assert!(job.finished_at.is_some());
+    assert_eq!(test.backend.number(&format!("SELECT count(*) FROM inbox WHERE job = {num} AND ordinal = 0 AND user_id = 'asha'")), 1);
+    assert_eq!(test.live(first(*num), "asha", None).await, Err(Gate::Lost), "it is there once");
+    let repeated = test.offer(vec![at_once("one", "asha").build()]).await.unwrap();
+    assert!(matches!(repeated[..], [Accepted::Repeat { .. }]));
+    assert_eq!(test.backend.number("SELECT count(*) FROM inbox"), 2);
+    test.balanced().await;
+}
+
+pub async fn a_job_that_is_not_taken_stores_nothing<B: Backend>(test: TestStore<B>) {
+    test.take(at_once("known", "asha").build()).await;
+    let other_body = Offer::new("known").body(9).to(Channel::Email, "asha").build();
+    assert!(test.offer(vec![at_once("new", "asha").build(), other_body]).await.is_err());
+    assert_eq!(test.backend.number("SELECT count(*) FROM inbox"), 1);
+    let next = test.offer(vec![at_once("next", "asha").build()]).await.unwrap();
+    assert!(matches!(&next[..], [Accepted::New { begun, .. }] if begun.stored[0].seq == 2), "{next:?}");
+    test.balanced().await;
+}
+
+pub async fn what_accept_stores_takes_the_place_of_older_ones<B: Backend>(test: TestStore<B>) {
+    assert_eq!(send_about(&test, "sent", "asha", "flat").await, (1, 1));
+    let queued = first(test.take(Offer::new("queued").collapse("flat").to(Channel::Live, "asha").placed(Placement::Leased).build()).await);
+    let accepted = test.offer(vec![at_once("newest", "asha").collapse("flat").build()]).await.unwrap();
+    assert!(
+        matches!(&accepted[..], [Accepted::New { begun, .. }] if (begun.stored[0].seq, begun.stored[0].unread) == (2, 1)),
+        "{accepted:?}"
+    );
+    test.expect_status(queued, Status::Cancelled).await;
+    assert_eq!(test.backend.number("SELECT count(*) FROM inbox WHERE user_id = 'asha' AND deleted_at IS NULL"), 1);
     test.balanced().await;
 }
 

@@ -96,8 +96,8 @@ pub async fn a_list_holds_back_its_own_mails<B: Backend>(test: TestStore<B>) {
         let mut sending = Offer::new(&format!("{id} at once")).to(Channel::Email, "asha").placed(Placement::Sending { provider: PROVIDER });
         sending = sending.list(list);
         let accepted = test.offer(vec![sending.build()]).await.unwrap();
-        let [Accepted::New { suppressed, .. }] = &accepted[..] else { panic!("{accepted:?}") };
-        assert_eq!(suppressed == &[0], expected, "{id}");
+        let [Accepted::New { begun, .. }] = &accepted[..] else { panic!("{accepted:?}") };
+        assert_eq!(begun.suppressed == [0], expected, "{id}");
     }
     // Nobody else, and no other channel.
     let other = Offer::new("juma").to(Channel::Email, "juma").to(Channel::Push, "asha").placed(Placement::Leased);

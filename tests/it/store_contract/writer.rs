@@ -89,7 +89,7 @@ pub async fn nothing_is_written_after_the_end<B: Backend>(test: TestStore<B>) {
     test.close().await;
     test.close().await;
     test.writer_ended().await;
-    let refused = test.accept_all(std::sync::Arc::new(vec![vec![job]]), test.lease()).await;
+    let refused = test.offer_groups(vec![vec![job]]).await;
     assert!(matches!(refused, Err(StoreError::Closed)));
     assert!(matches!(test.purge_step().await, Err(StoreError::Closed)));
     assert!(test.audit().await.unwrap().balanced, "reading still works");
